@@ -1,0 +1,258 @@
+"""The one door to files that change: every system call that alters a file or a folder is made here.
+
+Each call announces itself to an observer first, which may record it, fail it or kill the process: that is how tests try
+a fault at every point. `point` names moments between calls in the same way. Reading is not this module's business.
+
+Durability rules (POSIX promises none of them by itself): a file's bytes are safe after `fsync`, its name after
+`sync_directory` of its folder, and a file is published by `publish` only when both hold.
+"""
+
+import ctypes
+import dataclasses
+import errno
+import fcntl
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from snapd import errors
+
+FICLONERANGE = 0x4020940D
+"""ioctl of linux/fs.h: share a range of another file's blocks."""
+
+_FALLOC_FL_KEEP_SIZE = 0x01
+_FALLOC_FL_PUNCH_HOLE = 0x02
+_COPY_CHUNK = 1 << 30
+_BUFFER = 1 << 20
+_IOV_MAX = 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operation:
+    """A change that is about to be made."""
+
+    name: str
+    """The call ('pwrite', 'fsync', 'rename', …), or 'point'."""
+    target: str
+    """The path, the descriptor's number, or the point's name."""
+    offset: int = 0
+    length: int = 0
+
+
+Observer = Callable[[Operation], None]
+_observer: Observer | None = None
+
+
+def observe(observer: Observer | None) -> None:
+    """Have every operation announced to observer, which may raise OSError in its place; None ends it."""
+    global _observer
+    _observer = observer
+
+
+def _announce(name: str, target: str | int | os.PathLike[str], offset: int = 0, length: int = 0) -> None:
+    if _observer is not None:
+        _observer(Operation(name, str(target), offset, length))
+
+
+def point(name: str) -> None:
+    """Name a moment at which a kill is interesting."""
+    _announce("point", name)
+
+
+@contextmanager
+def translated(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an OSError of the block into StorageFull or StorageFailed for path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.StorageFull(path=str(path)) from error
+        raise errors.StorageFailed(path=str(path), problem=error.strerror or str(error)) from error
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def create(path: pathlib.Path, mode: int = 0o600) -> int:
+    """Create a file that must not exist and return a descriptor for reading and writing."""
+    _announce("create", path)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def open_for_writing(path: pathlib.Path) -> int:
+    """Open an existing regular file for reading and writing, following no link."""
+    _announce("open", path)
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def pwrite(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """Write all of data at offset; the kernel may take it in several goes."""
+    view = memoryview(data).cast("B")
+    _announce("pwrite", fd, offset, len(view))
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def pwritev(fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
+    """Write all of the buffers, one behind the other, at offset."""
+    views = [memoryview(buffer).cast("B") for buffer in buffers]
+    _announce("pwrite", fd, offset, sum(map(len, views)))
+    while views:
+        written = os.pwritev(fd, views[:_IOV_MAX], offset)
+        offset += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+
+
+def truncate(fd: int, size_bytes: int) -> None:
+    """Set a file's length; what is added reads as zeros and takes no space."""
+    _announce("truncate", fd, size_bytes)
+    os.ftruncate(fd, size_bytes)
+
+
+def punch_hole(fd: int, offset: int, length: int) -> bool:
+    """Give back the space of a range, which then reads as zeros. Returns False where the file system can't."""
+    _announce("punch", fd, offset, length)
+    if _libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, length) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EOPNOTSUPP, errno.ENOSYS):
+        return False
+    raise OSError(code, os.strerror(code))
+
+
+def clone_range(source_fd: int, target_fd: int, source_offset: int, target_offset: int, length: int) -> bool:
+    """Share a range between two files without copying. Returns False where the file system can't."""
+    _announce("clone", target_fd, target_offset, length)
+    argument = b"".join(
+        value.to_bytes(8, "little", signed=True) for value in (source_fd, source_offset, length, target_offset)
+    )
+    try:
+        fcntl.ioctl(target_fd, FICLONERANGE, argument)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
+            return False
+        raise
+    return True
+
+
+def copy_range(source_fd: int, target_fd: int, source_offset: int, target_offset: int, length: int) -> None:
+    """Copy a range between two files inside the kernel, or through a buffer where it refuses.
+
+    Raises OSError with EIO if the source ends before the range does.
+    """
+    _announce("copy", target_fd, target_offset, length)
+    while length:
+        try:
+            copied = os.copy_file_range(source_fd, target_fd, min(length, _COPY_CHUNK), source_offset, target_offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            data = os.pread(source_fd, min(length, _BUFFER), source_offset)
+            copied = os.pwrite(target_fd, data, target_offset) if data else 0
+        if copied == 0:
+            raise OSError(errno.EIO, "the source ends before the range that is to be copied")
+        source_offset += copied
+        target_offset += copied
+        length -= copied
+
+
+def fsync(fd: int) -> None:
+    """Make a file's bytes and length durable. A failure is final: the pages are gone, so never retry it."""
+    _announce("fsync", fd)
+    os.fsync(fd)
+
+
+def fdatasync(fd: int) -> None:
+    """Make a file's bytes durable, with what is needed to read them back. A failure is final."""
+    _announce("fdatasync", fd)
+    os.fdatasync(fd)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def make_directory(path: pathlib.Path, mode: int = 0o700) -> None:
+    """Make a folder durably, with its missing parents; one that is there is left as it is."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        _announce("mkdir", folder)
+        try:
+            os.mkdir(folder, mode)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        sync_directory(folder.parent)
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Make the names in a folder durable."""
+    _announce("syncdir", path)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def publish(temporary: pathlib.Path, final: pathlib.Path) -> None:
+    """Give a finished, fsynced file its final name, durably, in the place of whatever had it."""
+    _announce("rename", final)
+    os.rename(temporary, final)
+    sync_directory(final.parent)
+
+
+def write_file(path: pathlib.Path, data: bytes, mode: int = 0o600) -> None:
+    """Publish a small file whole: under its name are the old bytes or the new ones, never less."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    unlink(temporary, durable=False)
+    fd = create(temporary, mode)
+    try:
+        pwrite(fd, data, 0)
+        fsync(fd)
+    finally:
+        os.close(fd)
+    publish(temporary, path)
+
+
+def unlink(path: pathlib.Path, *, durable: bool = True) -> bool:
+    """Remove a file; True if it was there. Not durable means that the caller syncs the folder, or needn't."""
+    _announce("unlink", path)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    if durable:
+        sync_directory(path.parent)
+    return True
+
+
+def remove_directory(path: pathlib.Path) -> bool:
+    """Remove a folder if it is empty; True if it is gone."""
+    _announce("rmdir", path)
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
+def set_mode(path: pathlib.Path, mode: int) -> None:
+    """Change a file's permissions."""
+    _announce("chmod", path)
+    os.chmod(path, mode)
