@@ -27,8 +27,8 @@ def generate(root: pathlib.Path) -> None:
         sys.executable,
         *("-m", "grpc_tools.protoc"),
         *(f"--proto_path={protos}", f"--proto_path={protos / 'third_party'}"),
-        *(f"--python_out={root}", f"--mypy_out={root}"),
-        *(f"--grpc_python_out={root}", f"--mypy_grpc_out={root}"),
+        *(f"--python_out={root}", f"--mypy_out=quiet:{root}"),
+        *(f"--grpc_python_out={root}", f"--mypy_grpc_out=quiet:{root}"),
         *inputs,
     ]
     subprocess.run(command, check=True)
