@@ -1,1 +1,1 @@
-"""The API, version 1: what protoc makes of protos/snapd/v1 when the package is built. Nothing here is written by hand."""
+"""The API, version 1: what protoc makes of protos/snapd/v1 when the package is built; nothing is written by hand."""
