@@ -3,7 +3,7 @@
 A map is sorted, its extents are disjoint and none is empty; what no extent covers is absent, which in an overlay means
 that the layer below is to be asked. Nothing here loops over extents in Python: a fragmented terabyte has millions.
 
-Maps of large disks are made and used a window of the guest's address space at a time (`windows`), so that memory does
+Maps of large disks are made and used a window of guest addresses at a time (`windows`), so that memory does
 not grow with the disk. All offsets and lengths are bytes.
 """
 
@@ -24,7 +24,7 @@ Int32Array = npt.NDArray[np.int32]
 UInt8Array = npt.NDArray[np.uint8]
 
 WINDOW: Final = 32 * units.GIB
-"""Span of guest addresses that is mapped at a time: at most 524,288 extents with clusters of 64 KiB, 15 MB of arrays."""
+"""Span of guest addresses mapped at a time: at most 524,288 extents with clusters of 64 KiB, 15 MB of arrays."""
 
 
 class Kind(enum.IntEnum):
@@ -107,7 +107,7 @@ def windows(size_bytes: int, span: int = WINDOW) -> Iterator[tuple[int, int]]:
 
 
 def coalesce(extents: BlockMap) -> BlockMap:
-    """Join neighbours that continue each other: same kind, same layer, and adjacent in the file too if they have data."""
+    """Join neighbours that continue each other: same kind and layer, and adjacent in the file too if they have data."""
     if len(extents) < 2:
         return extents
     start, length, kind, host = extents.start, extents.length, extents.kind, extents.host

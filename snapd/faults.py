@@ -1,8 +1,9 @@
 """Faults on demand: an observer of file operations that kills the process or fails a call at a chosen moment.
 
-The daemon installs it when the environment variable SNAPD_STORAGE_FAULTS is set, which nothing but a test does. Its
-value is a comma-separated list of `ACTION@WHERE[:N]`, where ACTION is `kill` (SIGKILL, nothing is cleaned up) or an errno's
-name such as `EIO`; WHERE is a point's name or an operation's; and N says at which occurrence (the first, if left out).
+The daemon installs it when the environment variable SNAPD_STORAGE_FAULTS is set, which nothing but a test does.
+Its value is a comma-separated list of `ACTION@WHERE[:N]`. ACTION is `kill` (SIGKILL, nothing is cleaned up) or the
+name of an errno such as `EIO`; WHERE is a point's name or an operation's; N says at which occurrence (default: the
+first).
 """
 
 import errno

@@ -44,18 +44,17 @@ class Operation:
 
 
 Observer = Callable[[Operation], None]
-_observer: Observer | None = None
+_observers: list[Observer] = []
 
 
 def observe(observer: Observer | None) -> None:
     """Have every operation announced to observer, which may raise OSError in its place; None ends it."""
-    global _observer
-    _observer = observer
+    _observers[:] = [] if observer is None else [observer]
 
 
 def _announce(name: str, target: str | int | os.PathLike[str], offset: int = 0, length: int = 0) -> None:
-    if _observer is not None:
-        _observer(Operation(name, str(target), offset, length))
+    for observer in _observers:
+        observer(Operation(name, str(target), offset, length))
 
 
 def point(name: str) -> None:

@@ -1,0 +1,23 @@
+"""The catalog's schema through time: an ordered list of steps, each run once, in its own transaction.
+
+The schema's number is SQLite's user_version. A database with a higher number than the list is long was written by a
+newer release and is refused.
+"""
+
+import sqlite3
+
+from snapd import errors
+from snapd.catalog import schema
+
+STEPS: tuple[str, ...] = (schema.TABLES,)
+"""Step n takes schema n to schema n + 1. Released steps are never changed."""
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> int:
+    """Bring a database to the present schema and return how many steps that took. Raises errors.SchemaTooNew."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(STEPS):
+        raise errors.SchemaTooNew(path=path, found=version, known=len(STEPS))
+    for number, step in enumerate(STEPS[version:], version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE;\n{step}\nPRAGMA user_version = {number};\nCOMMIT;")
+    return len(STEPS) - int(version)

@@ -1,0 +1,144 @@
+"""The table of snapshots, with the archiver's queue in it."""
+
+import datetime
+import json
+import sqlite3
+
+from snapd import model
+from snapd.catalog import db, events, listing, problems
+
+_MICROSECOND = datetime.timedelta(microseconds=1)
+_SELECT = "SELECT s.*, e.id AS environment FROM snapshots s JOIN environments e ON e.uid = s.environment_uid"
+_SOURCE = listing.Source(
+    select=_SELECT,
+    alias="s",
+    fields={
+        "name": listing.Field("s.id", orders=True),
+        "create_time": listing.Field("s.created_us", listing.FieldType.TIME, orders=True),
+        "capture_time": listing.Field("s.captured_us", listing.FieldType.TIME, orders=True),
+        "size_bytes": listing.Field("s.size_bytes", listing.FieldType.SIZE, orders=True),
+        "state": listing.Field("s.state"),
+        "rapid": listing.Field("s.rapid", listing.FieldType.FLAG),
+        "volume": listing.Field("s.volume"),
+        "volume_uid": listing.Field("s.volume_uid"),
+        "archive.state": listing.Field("s.archive_state"),
+    },
+)
+
+
+def _convert(row: sqlite3.Row) -> model.Snapshot:
+    retention = row["retention_us"]
+    return model.Snapshot(
+        uid=row["uid"],
+        environment_uid=row["environment_uid"],
+        environment=row["environment"],
+        id=row["id"],
+        display_name=row["display_name"],
+        labels=json.loads(row["labels"]),
+        volume=row["volume"],
+        volume_uid=row["volume_uid"],
+        point=row["point"],
+        size_bytes=row["size_bytes"],
+        state=model.SnapshotState(row["state"]),
+        error=problems.decode(row["error"]),
+        requested_rapid=bool(row["requested_rapid"]),
+        rapid=bool(row["rapid"]),
+        retention=None if retention is None else datetime.timedelta(microseconds=retention),
+        archive=model.Archive(
+            state=model.ArchiveState(row["archive_state"]),
+            due=db.optional_time(row["archive_due_us"]),
+            next_attempt=db.optional_time(row["archive_next_us"]),
+            archived=db.optional_time(row["archived_us"]),
+            attempts=row["archive_attempts"],
+            error=problems.decode(row["archive_error"]),
+            stored_bytes=row["stored_bytes"],
+        ),
+        health=model.HealthState(row["health"]),
+        captured=db.from_us(row["captured_us"]),
+        created=db.from_us(row["created_us"]),
+        updated=db.from_us(row["updated_us"]),
+        revision=row["revision"],
+    )
+
+
+def find(connection: sqlite3.Connection, environment_uid: str, snapshot_id: str) -> model.Snapshot | None:
+    """Return the snapshot with an id in an environment."""
+    row = connection.execute(
+        f"{_SELECT} WHERE s.environment_uid = ? AND s.id = ?", (environment_uid, snapshot_id)
+    ).fetchone()
+    return None if row is None else _convert(row)
+
+
+def by_uid(connection: sqlite3.Connection, uid: str) -> model.Snapshot | None:
+    """Return the snapshot with a uid."""
+    row = connection.execute(f"{_SELECT} WHERE s.uid = ?", (uid,)).fetchone()
+    return None if row is None else _convert(row)
+
+
+def of_point(connection: sqlite3.Connection, point: str) -> list[model.Snapshot]:
+    """Return the snapshots that name a point."""
+    return [_convert(row) for row in connection.execute(f"{_SELECT} WHERE s.point = ?", (point,))]
+
+
+def page(connection: sqlite3.Connection, query: model.Query, environment_uid: str | None) -> model.Page[model.Snapshot]:
+    """Return one page of an environment's snapshots, or of all."""
+    return listing.page(connection, _SOURCE, query, environment_uid, _convert)
+
+
+def waiting(connection: sqlite3.Connection, most: int) -> list[model.Snapshot]:
+    """Return the snapshots that the archiver is to take up, the soonest first."""
+    rows = connection.execute(
+        f"{_SELECT} WHERE s.archive_next_us IS NOT NULL ORDER BY s.archive_next_us LIMIT ?", (most,)
+    )
+    return [_convert(row) for row in rows]
+
+
+def rapid_of_environment(connection: sqlite3.Connection, environment_uid: str) -> list[model.Snapshot]:
+    """Return an environment's rapid snapshots that take their retention from it and wait for its end."""
+    rows = connection.execute(
+        f"{_SELECT} WHERE s.environment_uid = ? AND s.rapid = 1 AND s.retention_us IS NULL"
+        " AND s.archive_state = 'SCHEDULED'",
+        (environment_uid,),
+    )
+    return [_convert(row) for row in rows]
+
+
+def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
+    """Insert a snapshot, or store it in the place of the one with its uid."""
+    now_us = db.to_us(snapshot.updated)
+    archive = snapshot.archive
+    columns: dict[str, db.Value] = {
+        "uid": snapshot.uid,
+        "environment_uid": snapshot.environment_uid,
+        "id": snapshot.id,
+        "display_name": snapshot.display_name,
+        "labels": json.dumps(dict(snapshot.labels)),
+        "volume": snapshot.volume,
+        "volume_uid": snapshot.volume_uid,
+        "point": snapshot.point,
+        "size_bytes": snapshot.size_bytes,
+        "state": snapshot.state,
+        "error": problems.encode(snapshot.error),
+        "requested_rapid": int(snapshot.requested_rapid),
+        "rapid": int(snapshot.rapid),
+        "retention_us": None if snapshot.retention is None else snapshot.retention // _MICROSECOND,
+        "archive_state": archive.state,
+        "archive_due_us": db.optional_us(archive.due),
+        "archive_next_us": db.optional_us(archive.next_attempt),
+        "archived_us": db.optional_us(archive.archived),
+        "archive_attempts": archive.attempts,
+        "archive_error": problems.encode(archive.error),
+        "stored_bytes": archive.stored_bytes,
+        "health": snapshot.health,
+        "captured_us": db.to_us(snapshot.captured),
+        "created_us": db.to_us(snapshot.created),
+        "updated_us": now_us,
+        "revision": events.append(tx, "snapshot", snapshot.uid, snapshot.environment_uid, now_us),
+    }
+    tx.execute(f"INSERT INTO snapshots {db.placeholders(columns)} {db.upsert(columns)}", columns)
+
+
+def remove(tx: db.Transaction, snapshot: model.Snapshot, now: datetime.datetime) -> None:
+    """Delete a snapshot's row."""
+    tx.execute("DELETE FROM snapshots WHERE uid = ?", (snapshot.uid,))
+    events.append(tx, "snapshot", snapshot.uid, snapshot.environment_uid, db.to_us(now), removed=True)

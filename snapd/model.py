@@ -1,0 +1,309 @@
+"""The domain in frozen dataclasses: what the catalog stores, the service layer returns and the RPC layer converts.
+
+Times are aware datetimes in UTC, sizes are bytes, uids are UUID4 strings, ids are what callers chose. Nothing here has
+behaviour beyond what follows from its own fields.
+"""
+
+import dataclasses
+import datetime
+import enum
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+Labels = Mapping[str, str]
+
+
+class VolumeRole(enum.StrEnum):
+    """What a volume is to its instance."""
+
+    ROOT = "ROOT"
+    DATA = "DATA"
+
+
+class VolumeState(enum.StrEnum):
+    """A volume's state; of several that hold, the first in this order is shown."""
+
+    FAILED = "FAILED"
+    DESTROYING = "DESTROYING"
+    CREATING = "CREATING"
+    REVERTING = "REVERTING"
+    SNAPSHOT_IN_PROGRESS = "SNAPSHOT_IN_PROGRESS"
+    READY = "READY"
+
+
+class SnapshotState(enum.StrEnum):
+    """A snapshot's state."""
+
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    DESTROYING = "DESTROYING"
+    FAILED = "FAILED"
+
+
+class ArchiveState(enum.StrEnum):
+    """Where a snapshot is on its way to the archive."""
+
+    NONE = "NONE"
+    SCHEDULED = "SCHEDULED"
+    ARCHIVING = "ARCHIVING"
+    VERIFYING = "VERIFYING"
+    ARCHIVED = "ARCHIVED"
+    FAILED = "FAILED"
+
+
+class HealthState(enum.StrEnum):
+    """Whether a snapshot's stored bytes can be read back."""
+
+    OK = "OK"
+    UNREACHABLE = "UNREACHABLE"
+    DAMAGED = "DAMAGED"
+
+
+class LayerState(enum.StrEnum):
+    """The life of a layer's file; the row is there before the file and after it."""
+
+    CREATING = "CREATING"
+    """An open intent makes the file; it may be missing or half-written."""
+    HEAD = "HEAD"
+    """A volume writes it."""
+    FROZEN = "FROZEN"
+    """Its guest-visible contents never change again."""
+    FOLDING = "FOLDING"
+    """A fold merges it into its neighbour; nobody else may use it any more."""
+    DOOMED = "DOOMED"
+    """Nothing needs it: the file is to be removed, then the row."""
+
+
+class ImageFormat(enum.StrEnum):
+    """The format of an image that goes in or out. It is always stated, never guessed."""
+
+    RAW = "RAW"
+    QCOW2 = "QCOW2"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as it is stored with a resource or an operation."""
+
+    branch: str
+    """The branch of the error tree, by its class's name ('ResourceExhausted')."""
+    reason: str
+    message: str
+    metadata: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Environment:
+    """The tenant boundary."""
+
+    uid: str
+    id: str
+    display_name: str
+    labels: Labels
+    retention: datetime.timedelta | None
+    """How long rapid snapshots stay on primary storage; None takes the daemon's default."""
+    created: datetime.datetime
+    updated: datetime.datetime
+    revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Volume:
+    """A disk."""
+
+    uid: str
+    environment_uid: str
+    environment: str
+    """The environment's id."""
+    id: str
+    display_name: str
+    labels: Labels
+    role: VolumeRole
+    instance: str
+    size_bytes: int
+    state: VolumeState
+    error: Problem | None
+    source_snapshot: str
+    """Resource name of the snapshot that it was created from, or ''."""
+    head_layer: str | None
+    """Uid of the layer that is written; None until the volume is created."""
+    parent_point: str | None
+    """Uid of the point on which the head stands."""
+    created: datetime.datetime
+    updated: datetime.datetime
+    revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Archive:
+    """The archive's side of a snapshot."""
+
+    state: ArchiveState
+    due: datetime.datetime | None
+    """When it is, or was, to be archived."""
+    next_attempt: datetime.datetime | None
+    """When it is tried next, after failures."""
+    archived: datetime.datetime | None
+    attempts: int
+    error: Problem | None
+    stored_bytes: int
+    """What the archive grew by for it."""
+    bytes_done: int = 0
+    """Progress of the run under way, filled in from memory and never stored."""
+    bytes_total: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A static copy of a volume's contents at one instant."""
+
+    uid: str
+    environment_uid: str
+    environment: str
+    id: str
+    display_name: str
+    labels: Labels
+    volume: str
+    """Id of the volume that it was taken of, which may be gone or may have been made anew."""
+    volume_uid: str
+    point: str
+    """Uid of its point."""
+    size_bytes: int
+    state: SnapshotState
+    error: Problem | None
+    requested_rapid: bool
+    rapid: bool
+    """Kept on primary storage, until it is archived."""
+    retention: datetime.timedelta | None
+    """Its own retention, if it was given one."""
+    archive: Archive
+    health: HealthState
+    captured: datetime.datetime
+    created: datetime.datetime
+    updated: datetime.datetime
+    revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Point:
+    """An immutable moment of a volume's contents. Points are history, layers are files."""
+
+    uid: str
+    environment_uid: str
+    parent: str | None
+    layer: str | None
+    """The frozen layer that shows its contents, while there is one on primary storage."""
+    size_bytes: int
+    delta_recorded: bool
+    """The delta to the parent is in the catalog; until then it is the allocation of the layer's file."""
+    created: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """One qcow2 file of the pool."""
+
+    uid: str
+    parent: str | None
+    size_bytes: int
+    state: LayerState
+    created: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Intent:
+    """A multi-step change that was begun: what recovery needs to finish or undo it."""
+
+    number: int
+    kind: str
+    subject: str
+    """Uid of the resource that is changed."""
+    operation: str
+    """Uid of the operation that tells its caller of it, or ''."""
+    payload: Mapping[str, str]
+    created: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operation:
+    """What a caller can watch of accepted work."""
+
+    uid: str
+    environment_uid: str
+    environment: str
+    id: str
+    method: str
+    """The RPC that began it, as 'CreateVolume'."""
+    target: str
+    """Resource name of what it works on."""
+    target_uid: str
+    done: bool
+    error: Problem | None
+    created: datetime.datetime
+    ended: datetime.datetime | None
+    stage: str = ""
+    """Progress of running work, filled in from memory and never stored."""
+    bytes_done: int = 0
+    bytes_total: int = 0
+    attempt: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """Who asks for a mutation, and how to know the same request when it comes again."""
+
+    identity: str
+    method: str
+    parent: str
+    """The environment's id, or '' for environments themselves."""
+    request_id: str
+    """A UUID that the caller chose, or '' if the caller gave none."""
+    digest: bytes
+    """Hash of the whole request but its id."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """Parameters of a listing."""
+
+    environment: str
+    """The environment's id; '-' for all that the caller may see; '' for environments themselves."""
+    identity: str
+    page_size: int
+    page_token: str
+    filter: str
+    order_by: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a listing."""
+
+    items: tuple[T, ...]
+    next_page_token: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Capacity:
+    """Space as it is, in bytes."""
+
+    pool_total: int
+    pool_free: int
+    pool_used: int
+    """What the layers take."""
+    pool_watermark: int
+    """Below this much free, captures, creations and imports are refused."""
+    archive_free: int
+    archive_used: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Space:
+    """What a volume or a snapshot takes on primary storage, in bytes."""
+
+    exclusive: int
+    """Freed when it is deleted."""
+    shared: int
+    """In layers that something else depends on too."""
