@@ -1,0 +1,134 @@
+"""One image file, read only: its header, its block map, its compressed clusters. Never looks at the backing file.
+
+Safe for any number of threads: all reading is positional, and what is cached is computed whole before it is kept.
+"""
+
+import errno
+import os
+import pathlib
+import stat
+from types import TracebackType
+from typing import Self
+
+from snapd import blockmap, errors, fsops, units
+from snapd.blockmap import Int64Array
+from snapd.qcow2 import compressed, header, layout, tables
+
+
+def open_regular(path: pathlib.Path, flags: int) -> int:
+    """Open a regular file, following no link and waiting for no FIFO. Raises errors.ImageRefused or OSError."""
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise errors.ImageRefused(problem="the path is not a regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise errors.ImageRefused(problem="the path is not a regular file")
+    return fd
+
+
+class Image:
+    """A qcow2 file that nobody writes while it is open here. Close it, or use it as a context manager."""
+
+    def __init__(self, path: pathlib.Path, fd: int, file_size: int, parsed: header.Header) -> None:
+        """Use `open`. Takes ownership of the descriptor."""
+        self.path = path
+        self.header = parsed
+        self.file_size = file_size
+        """Length of the file in bytes when it was opened."""
+        self._fd = fd
+        self._tables: tuple[Int64Array, tables.Metadata] | None = None
+
+    @classmethod
+    def open(cls, path: pathlib.Path) -> Self:
+        """Open an image for reading.
+
+        Raises errors.ImageRefused for what is no image that the engine may read, errors.StorageFailed if the file
+        can't be opened or read.
+        """
+        with fsops.translated(path):
+            fd = open_regular(path, os.O_RDONLY)
+            try:
+                file_size = os.fstat(fd).st_size
+                return cls(path, fd, file_size, header.read(fd, file_size))
+            except BaseException:
+                os.close(fd)
+                raise
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the disk that the guest sees."""
+        return self.header.size_bytes
+
+    @property
+    def cluster_size(self) -> int:
+        """Bytes."""
+        return self.header.cluster_size
+
+    def block_map(self, start: int, length: int) -> blockmap.BlockMap:
+        """Return the extents of this file alone within [start, start + length), cut at the disk's end; layer is 0.
+
+        What is absent is unallocated here. Raises errors.Corrupt for an entry that can't be what its writer meant.
+        """
+        end = min(start + length, self.size_bytes)
+        if end <= start:
+            return blockmap.empty()
+        size = self.cluster_size
+        first = start // size
+        with fsops.translated(self.path):
+            l1, metadata = self.tables()
+            maps = []
+            for found in tables.runs(self._fd, self.header, l1, first, units.divide_up(end, size) - first, self._name):
+                judged = tables.judge(found, self.header, self.file_size, metadata)
+                if judged.bad.any():
+                    worst = int(judged.bad.argmax())
+                    problem = f"impossible L2 entry {int(found.entry[worst]) & (1 << 64) - 1:#018x}"
+                    raise errors.Corrupt(what=self._name, problem=f"{problem} of cluster {found.index[worst]}")
+                maps.append(tables.to_block_map(found, judged, size))
+        return blockmap.clip(tables.concatenated(maps), start, end - start)
+
+    def tables(self) -> tuple[Int64Array, tables.Metadata]:
+        """Return the L1 table as it is on disk, found sound, and where metadata lies. Raises errors.Corrupt."""
+        if self._tables is None:
+            parsed = self.header
+            l1 = tables.read_table(self._fd, parsed.l1_offset, parsed.l1_size, self._name)
+            bad = tables.bad_pointers(l1, parsed, self.file_size)
+            if bad.any():
+                raise errors.Corrupt(what=self._name, problem=f"impossible L1 entry {int(bad.argmax())}")
+            entries = parsed.refcount_table_clusters * parsed.table_entries
+            blocks = tables.read_table(self._fd, parsed.refcount_table_offset, entries, self._name)
+            fixed = tables.Metadata.of(parsed, l1[:0], blocks)
+            offsets = l1[l1 != 0] & layout.OFFSET_MASK
+            if fixed.meets(offsets, offsets * 0 + parsed.cluster_size).any():
+                raise errors.Corrupt(what=self._name, problem="an L2 table lies on other metadata")
+            self._tables = l1, tables.Metadata.of(parsed, l1, blocks)
+        return self._tables
+
+    def read_cluster(self, entry: int) -> bytes:
+        """Return the cluster that a compressed L2 entry describes, whole. Raises errors.Corrupt."""
+        with fsops.translated(self.path):
+            return compressed.read(self._fd, self._name, entry, self.header.cluster_bits, self.header.compression_type)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for positional reading."""
+        return self._fd
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _name(self) -> str:
+        return self.path.name

@@ -1,0 +1,89 @@
+"""Numbers of the qcow2 format: magics, flags, masks and the limits that images are held to. Does nothing itself.
+
+Source: QEMU's docs/interop/qcow2.txt, whose section names the comments quote; the limits are QEMU's own.
+
+Table entries are handled as int64 (numpy's uint64 turns into float64 when it meets a signed number), so the
+COPIED flag, bit 63, is the sign.
+"""
+
+import struct
+from typing import Final
+
+from snapd import units
+
+MAGIC: Final = 0x514649FB
+"""'QFI' and 0xfb, the first four bytes of an image."""
+
+# --- "Header" ---------------------------------------------------------------------------------------------------------
+
+HEADER_V2: Final = struct.Struct(">IIQIIQIIQQIIQ")
+"""magic, version, backing offset, backing size, cluster bits, size, crypt method, L1 size, L1 offset,
+refcount table offset, refcount table clusters, snapshot count, snapshot table offset"""
+HEADER_V3: Final = struct.Struct(">QQQII")
+"""incompatible, compatible and autoclear features, refcount order, header length"""
+V2_LENGTH: Final = 72
+V3_LENGTH: Final = 104
+COMPRESSION_TYPE_AT: Final = 104
+CREATED_HEADER_LENGTH: Final = 112
+"""What new headers take: version 3 with the compression type and its padding, as QEMU writes them."""
+
+BACKING_FIELDS_AT: Final = 8
+BACKING_FIELDS: Final = struct.Struct(">QI")
+SIZE_FIELDS_AT: Final = 24
+SIZE_FIELDS: Final = struct.Struct(">QIIQ")
+"""size, crypt method, L1 size, L1 offset: one write changes them together"""
+REFCOUNT_FIELDS_AT: Final = 48
+REFCOUNT_FIELDS: Final = struct.Struct(">QI")
+AUTOCLEAR_AT: Final = 88
+
+INCOMPATIBLE_DIRTY: Final = 1 << 0
+INCOMPATIBLE_CORRUPT: Final = 1 << 1
+INCOMPATIBLE_DATA_FILE: Final = 1 << 2
+INCOMPATIBLE_COMPRESSION: Final = 1 << 3
+INCOMPATIBLE_EXTENDED_L2: Final = 1 << 4
+
+COMPRESSION_DEFLATE: Final = 0
+COMPRESSION_ZSTD: Final = 1
+
+# --- "Header extensions" ----------------------------------------------------------------------------------------------
+
+EXTENSION: Final = struct.Struct(">II")
+"""type, length of the data; the data is padded to a multiple of 8"""
+EXTENSION_END: Final = 0
+EXTENSION_BACKING_FORMAT: Final = 0xE2792ACA
+EXTENSION_BITMAPS: Final = 0x23852875
+EXTENSION_ENCRYPTION: Final = 0x0537BE77
+EXTENSION_DATA_FILE: Final = 0x44415441
+BITMAPS: Final = struct.Struct(">IIQQ")
+"""number of bitmaps, reserved, directory size, directory offset"""
+
+# --- "Cluster mapping" ------------------------------------------------------------------------------------------------
+
+ENTRY_SIZE: Final = 8
+COPIED: Final = -(1 << 63)
+"""The refcount of what the entry points to is exactly one."""
+COMPRESSED: Final = 1 << 62
+ZERO: Final = 1 << 0
+"""The cluster reads as zeros, whatever its host offset (version 3)."""
+OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
+L1_RESERVED: Final = 0x7F00_0000_0000_01FF
+L2_RESERVED: Final = 0x3F00_0000_0000_01FE
+"""Of standard entries in version 3; in version 2 the ZERO bit is reserved too."""
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+CLUSTER_BITS_MIN: Final = 9
+CLUSTER_BITS_MAX: Final = 21
+L1_BYTES_MAX: Final = 32 * units.MIB
+REFCOUNT_TABLE_BYTES_MAX: Final = 8 * units.MIB
+REFCOUNT_ORDER_DEFAULT: Final = 4
+REFCOUNT_ORDER_MAX: Final = 6
+SNAPSHOTS_MAX: Final = 65_536
+BITMAPS_MAX: Final = 65_535
+BITMAP_DIRECTORY_MAX: Final = 64 * units.MIB
+BACKING_NAME_MAX: Final = 1_023
+BACKING_FORMAT_MAX: Final = 15
+EXTENSIONS_MAX: Final = 64
+"""QEMU itself writes at most five; a header with thousands is an attack on whoever keeps them."""
+HOST_END_MAX: Final = 1 << 56
+"""Offsets in tables have 56 bits."""
