@@ -1,0 +1,26 @@
+"""What the service layer has to be told before it can open: places, sizes, times and numbers of threads."""
+
+import dataclasses
+import datetime
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Checked settings; the configuration fills them in."""
+
+    pool_path: pathlib.Path
+    archive_path: pathlib.Path
+    catalog_path: pathlib.Path
+    index_path: pathlib.Path
+    host: str
+    block_size: int
+    compression_level: int
+    default_retention: datetime.timedelta
+    low_watermark_bytes: int
+    max_chain_depth: int
+    archive_workers: int
+    copy_threads: int
+    retry_initial: datetime.timedelta
+    retry_longest: datetime.timedelta
+    upload_expiry: datetime.timedelta
