@@ -1,0 +1,73 @@
+"""The bounded pools of threads in which the synchronous service does its work for the event loop.
+
+What has begun in a thread is never undone because the call that asked for it was cancelled.
+"""
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CALL_THREADS = 16
+STREAM_THREADS = 8
+
+
+class Workers:
+    """Threads for calls, and others for streams, so that bulk data never keeps a short call waiting."""
+
+    def __init__(self) -> None:
+        self._calls = concurrent.futures.ThreadPoolExecutor(CALL_THREADS, "call")
+        self._streams = concurrent.futures.ThreadPoolExecutor(STREAM_THREADS, "stream")
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call function in a thread."""
+        return await asyncio.wrap_future(self._calls.submit(function, *args, **kwargs))
+
+    def lane(self) -> "Lane":
+        """Return a lane for one stream."""
+        return Lane(self._streams)
+
+    def close(self) -> None:
+        """Wait until every thread has finished what it does."""
+        self._calls.shutdown()
+        self._streams.shutdown()
+
+
+class Lane:
+    """One stream's thread work: one piece after the other, at most one piece ahead of the event loop."""
+
+    def __init__(self, executor: concurrent.futures.Executor) -> None:
+        self._executor = executor
+        self._ahead: concurrent.futures.Future[Any] | None = None
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call function in a thread once the piece before it is done. Raises what either raises."""
+        await self.settle()
+        future = self._executor.submit(function, *args, **kwargs)
+        self._ahead = future
+        result = await asyncio.shield(asyncio.wrap_future(future))
+        self._ahead = None
+        return result
+
+    async def start(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have function called in a thread once the piece before it is done, and don't wait for it."""
+        await self.settle()
+        self._ahead = self._executor.submit(function, *args, **kwargs)
+
+    async def settle(self) -> None:
+        """Wait until nothing runs. Raises what the last piece raised, if nobody has seen it yet."""
+        if self._ahead is not None:
+            await asyncio.shield(asyncio.wrap_future(self._ahead))
+            self._ahead = None
+
+    async def finish(self, function: Callable[[], None]) -> None:
+        """Call function in a thread as the very last, whatever was raised before, and even if the call is cancelled."""
+        await asyncio.shield(asyncio.ensure_future(self._finish(function)))
+
+    async def _finish(self, function: Callable[[], None]) -> None:
+        if self._ahead is not None:
+            await asyncio.gather(asyncio.wrap_future(self._ahead), return_exceptions=True)
+        await asyncio.wrap_future(self._executor.submit(function))
