@@ -39,7 +39,7 @@ def pieces(fd: int, start: int, end: int) -> Iterator[transfer_pb2.DataChunk | t
             wanted = min(CHUNK - position % CHUNK, offset + length - position)
             data = os.pread(fd, wanted, position)
             if len(data) < wanted:
-                raise OSError(errno.EIO, f"the file ends at offset {position + len(data)}, before {end}")
+                raise _too_short(position + len(data), end)
             if data == _ZEROS[:wanted]:
                 yield transfer_pb2.Hole(offset=position, length=wanted)
             else:
@@ -55,6 +55,8 @@ def _segments(fd: int, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
             data = min(os.lseek(fd, position, os.SEEK_DATA), end)
         except OSError as error:
             if error.errno == errno.ENXIO:
+                if size_bytes(fd) < end:
+                    raise _too_short(size_bytes(fd), end) from error
                 data = end
             elif error.errno == errno.EINVAL:
                 data = position
@@ -68,6 +70,10 @@ def _segments(fd: int, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
             position = hole
         else:
             position = end
+
+
+def _too_short(offset: int, end: int) -> OSError:
+    return OSError(errno.EIO, f"the file ends at offset {offset}, before {end}")
 
 
 def _next_hole(fd: int, data: int, end: int) -> int:

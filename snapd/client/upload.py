@@ -114,7 +114,7 @@ class _Upload(Generic[Request, Response]):
 
     def __init__(
         self,
-        method: grpc.StreamStreamMultiCallable[Request, Response],
+        method: "grpc.StreamStreamMultiCallable[Request, Response]",  # generic in its stubs only
         begin: Callable[[int], Request],
         wrap: Callable[[Piece], Request],
         fd: int,
@@ -175,7 +175,7 @@ class _Upload(Generic[Request, Response]):
             )
         return last
 
-    def _requests(self, offset: int, gate: "queue.SimpleQueue[int | None]") -> Iterator[Request]:
+    def _requests(self, offset: int, gate: queue.SimpleQueue[int | None]) -> Iterator[Request]:
         """Yield the stream's messages. The first answer says where to go on; it runs in a thread of gRPC's."""
         yield self._begin(offset)
         start = gate.get()

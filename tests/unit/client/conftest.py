@@ -1,0 +1,25 @@
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from snapd import client
+from tests.unit.client import stub_daemon
+
+
+@pytest.fixture
+def memory() -> stub_daemon.Memory:
+    return stub_daemon.Memory()
+
+
+@pytest.fixture
+def socket(tmp_path: pathlib.Path, memory: stub_daemon.Memory) -> Iterator[pathlib.Path]:
+    path = tmp_path / "daemon.sock"
+    with stub_daemon.served(path, memory):
+        yield path
+
+
+@pytest.fixture
+def connection(socket: pathlib.Path) -> Iterator[client.Client]:
+    with client.connect(str(socket)) as connected:
+        yield connected

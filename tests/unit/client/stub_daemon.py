@@ -1,0 +1,370 @@
+"""A small real gRPC server on a unix socket that keeps a few resources in memory, for tests of the client and snapvol.
+
+It answers as the protos say, without a pool, an archive or a catalog behind it. A test can look at what arrived, have
+the next call of a method fail, and cut streams in the middle.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import google_crc32c
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf import empty_pb2, message
+from google.rpc import error_details_pb2, status_pb2
+
+from snapd.v1 import (
+    environment_service_pb2,
+    environment_service_pb2_grpc,
+    operation_pb2,
+    snapshot_service_pb2,
+    snapshot_service_pb2_grpc,
+    system_service_pb2,
+    system_service_pb2_grpc,
+    transfer_pb2,
+    volume_service_pb2,
+    volume_service_pb2_grpc,
+)
+
+PAGE = 2
+"""Resources on a page, so that three of them take two."""
+
+
+def status(code: grpc.StatusCode, reason: str, text: str = "refused", **metadata: str) -> status_pb2.Status:
+    """Return a status as the daemon sends it."""
+    found = status_pb2.Status(code=code.value[0], message=text)
+    if reason:
+        info = error_details_pb2.ErrorInfo(reason=reason, domain="snapd-storage", metadata=metadata)
+        found.details.add().Pack(info)
+    return found
+
+
+@dataclasses.dataclass
+class Memory:
+    """What the daemon holds, and how it is to misbehave."""
+
+    resources: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Environments, volumes, snapshots and operations by name."""
+    contents: dict[str, bytearray] = dataclasses.field(default_factory=dict)
+    """Bytes of volumes and snapshots by name."""
+    received: list[Any] = dataclasses.field(default_factory=list)
+    """Every request of a unary call, and the first of every stream, in order."""
+    failures: dict[str, collections.deque[status_pb2.Status]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(collections.deque)
+    )
+    """What the next calls of a method end with instead of an answer."""
+    cuts: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
+    """Offsets at which the next streams break."""
+    corrupt: bool = False
+    """Whether downloads carry wrong checksums."""
+    turns: int = 0
+    """How often an operation is asked for before it is done."""
+
+    def begin(self, method: str, request: message.Message, context: grpc.ServicerContext) -> None:
+        """Note a request, and end the call if that is what is wanted."""
+        self.received.append(request)
+        if self.failures[method]:
+            fail(context, self.failures[method].popleft())
+
+    def find(self, name: str, context: grpc.ServicerContext) -> Any:
+        """Return a resource, or end the call."""
+        if name not in self.resources:
+            text = f"Resource {name} does not exist"
+            fail(context, status(grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND", text, name=name))
+        return self.resources[name]
+
+    def page(self, request: Any, collection: str) -> tuple[list[Any], str]:
+        """Return a page of a parent's resources and the token of the next."""
+        prefix = f"{getattr(request, 'parent', '')}/{collection}/".lstrip("/")
+        names = sorted(
+            name for name in self.resources if name.startswith(prefix) and name.count("/") == prefix.count("/")
+        )
+        start = int(request.page_token or 0)
+        token = str(start + PAGE) if start + PAGE < len(names) else ""
+        return [self.resources[name] for name in names[start : start + PAGE]], token
+
+    def operation(self, method: str, target: str, response: message.Message | None = None) -> str:
+        """Make an operation that is done after `turns` looks, and return its name."""
+        environment = "/".join(target.split("/")[:2])
+        count = sum("/operations/" in name for name in self.resources)
+        operation = operations_pb2.Operation(name=f"{environment}/operations/op-{count}")
+        operation.metadata.Pack(operation_pb2.OperationMetadata(method=method, target=target, bytes_total=self.turns))
+        if response is not None:
+            operation.response.Pack(response)
+        self.resources[operation.name] = operation
+        return str(operation.name)
+
+
+def fail(context: grpc.ServicerContext, found: status_pb2.Status) -> None:
+    """End a call with a status and its details."""
+    code = next(code for code in grpc.StatusCode if code.value[0] == found.code)
+    if found.details:
+        context.set_trailing_metadata((("grpc-status-details-bin", found.SerializeToString()),))
+    context.abort(code, found.message)
+
+
+class _Environments(environment_service_pb2_grpc.EnvironmentServiceServicer):
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def CreateEnvironment(self, request: Any, context: Any) -> Any:
+        self._memory.begin("CreateEnvironment", request, context)
+        environment = environment_service_pb2.Environment()
+        environment.CopyFrom(request.environment)
+        environment.name = f"environments/{request.environment_id}"
+        self._memory.resources[environment.name] = environment
+        return environment_service_pb2.CreateEnvironmentResponse(environment=environment)
+
+    def GetEnvironment(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetEnvironment", request, context)
+        return environment_service_pb2.GetEnvironmentResponse(environment=self._memory.find(request.name, context))
+
+    def ListEnvironments(self, request: Any, context: Any) -> Any:
+        self._memory.begin("ListEnvironments", request, context)
+        found, token = self._memory.page(request, "environments")
+        return environment_service_pb2.ListEnvironmentsResponse(environments=found, next_page_token=token)
+
+    def UpdateEnvironment(self, request: Any, context: Any) -> Any:
+        self._memory.begin("UpdateEnvironment", request, context)
+        environment = self._memory.find(request.environment.name, context)
+        request.update_mask.MergeMessage(request.environment, environment, True, True)
+        return environment_service_pb2.UpdateEnvironmentResponse(environment=environment)
+
+    def DeleteEnvironment(self, request: Any, context: Any) -> Any:
+        self._memory.begin("DeleteEnvironment", request, context)
+        del self._memory.resources[self._memory.find(request.name, context).name]
+        return environment_service_pb2.DeleteEnvironmentResponse()
+
+
+class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def _make(self, parent: str, volume_id: str, template: Any, size_bytes: int, state: Any) -> Any:
+        volume = volume_service_pb2.Volume()
+        volume.CopyFrom(template)
+        volume.name = f"{parent}/volumes/{volume_id or 'generated'}"
+        volume.size_bytes = size_bytes
+        volume.state = state
+        self._memory.resources[volume.name] = volume
+        return volume
+
+    def CreateVolume(self, request: Any, context: Any) -> Any:
+        self._memory.begin("CreateVolume", request, context)
+        size_bytes = request.volume.size_bytes
+        if request.volume.source_snapshot:
+            size_bytes = self._memory.find(request.volume.source_snapshot, context).size_bytes
+        ready = volume_service_pb2.Volume.STATE_READY
+        volume = self._make(request.parent, request.volume_id, request.volume, size_bytes, ready)
+        self._memory.contents[volume.name] = bytearray(volume.size_bytes)
+        operation = self._memory.operation("snapd.v1.VolumeService/CreateVolume", volume.name, volume)
+        return volume_service_pb2.CreateVolumeResponse(volume=volume, operation=operation)
+
+    def GetVolume(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetVolume", request, context)
+        return volume_service_pb2.GetVolumeResponse(volume=self._memory.find(request.name, context))
+
+    def ListVolumes(self, request: Any, context: Any) -> Any:
+        self._memory.begin("ListVolumes", request, context)
+        found, token = self._memory.page(request, "volumes")
+        return volume_service_pb2.ListVolumesResponse(volumes=found, next_page_token=token)
+
+    def UpdateVolume(self, request: Any, context: Any) -> Any:
+        self._memory.begin("UpdateVolume", request, context)
+        volume = self._memory.find(request.volume.name, context)
+        request.update_mask.MergeMessage(request.volume, volume, True, True)
+        return volume_service_pb2.UpdateVolumeResponse(volume=volume)
+
+    def RevertVolume(self, request: Any, context: Any) -> Any:
+        self._memory.begin("RevertVolume", request, context)
+        volume = self._memory.find(request.name, context)
+        operation = self._memory.operation("snapd.v1.VolumeService/RevertVolume", volume.name, volume)
+        return volume_service_pb2.RevertVolumeResponse(volume=volume, operation=operation)
+
+    def DeleteVolume(self, request: Any, context: Any) -> Any:
+        self._memory.begin("DeleteVolume", request, context)
+        volume = self._memory.find(request.name, context)
+        del self._memory.resources[volume.name]
+        operation = self._memory.operation("snapd.v1.VolumeService/DeleteVolume", volume.name)
+        return volume_service_pb2.DeleteVolumeResponse(volume=volume, operation=operation)
+
+    def ImportVolume(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        start = next(request_iterator).start
+        self._memory.begin("ImportVolume", start, context)
+        name = f"{start.parent}/volumes/{start.volume_id or 'generated'}"
+        creating, ready = volume_service_pb2.Volume.STATE_CREATING, volume_service_pb2.Volume.STATE_READY
+        if name not in self._memory.resources:
+            self._make(start.parent, start.volume_id, start.volume, start.size_bytes, creating)
+            self._memory.contents[name] = bytearray()
+        volume, content = self._memory.resources[name], self._memory.contents[name]
+        if start.resume_offset != len(content):
+            found = status(grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_OFFSET", durable_offset=str(len(content)))
+            fail(context, found)
+        yield volume_service_pb2.ImportVolumeResponse(durable_offset=len(content), volume=volume)
+        for request in request_iterator:
+            self._store(request, content, context, growing=True)
+            yield volume_service_pb2.ImportVolumeResponse(durable_offset=len(content))
+        if len(content) != start.size_bytes:
+            fail(context, status(grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"))
+        volume.state = ready
+        operation = self._memory.operation("snapd.v1.VolumeService/ImportVolume", name, volume)
+        yield volume_service_pb2.ImportVolumeResponse(durable_offset=len(content), volume=volume, operation=operation)
+
+    def WriteBlocks(self, request_iterator: Any, context: Any) -> Iterator[Any]:
+        start = next(request_iterator).start
+        self._memory.begin("WriteBlocks", start, context)
+        content = self._memory.contents[self._memory.find(start.name, context).name]
+        yield volume_service_pb2.WriteBlocksResponse(durable_offset=0)
+        for request in request_iterator:
+            end = self._store(request, content, context, growing=False)
+            yield volume_service_pb2.WriteBlocksResponse(durable_offset=end)
+
+    def _store(self, request: Any, content: bytearray, context: Any, *, growing: bool) -> int:
+        piece = request.data if request.HasField("data") else request.hole
+        data = request.data.data if request.HasField("data") else bytes(request.hole.length)
+        if request.HasField("data") and google_crc32c.value(data) != request.data.crc32c:
+            fail(context, status(grpc.StatusCode.INVALID_ARGUMENT, "CHECKSUM_MISMATCH"))
+        if self._memory.cuts and self._memory.cuts[0] < piece.offset + len(data):
+            self._memory.cuts.popleft()
+            context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+        assert not growing or piece.offset == len(content)
+        content[piece.offset : piece.offset + len(data)] = data
+        return int(piece.offset) + len(data)
+
+    def ExportVolume(self, request: Any, context: Any) -> Iterator[Any]:
+        self._memory.begin("ExportVolume", request, context)
+        source = self._memory.find(request.source, context)
+        content = self._memory.contents[source.name]
+        answer = volume_service_pb2.ExportVolumeResponse
+        yield answer(start=answer.Start(size_bytes=len(content), source_uid=source.uid))
+        sent = {"data": 0, "hole": 0}
+        for offset in range(request.start_offset, len(content), 1 << 20):
+            if self._memory.cuts and self._memory.cuts[0] <= offset:
+                self._memory.cuts.popleft()
+                context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+            data = bytes(content[offset : offset + (1 << 20)])
+            if data.count(0) == len(data):
+                sent["hole"] += len(data)
+                yield answer(hole=transfer_pb2.Hole(offset=offset, length=len(data)))
+                continue
+            sent["data"] += len(data)
+            crc32c = google_crc32c.value(data) ^ self._memory.corrupt
+            yield answer(data=transfer_pb2.DataChunk(offset=offset, data=data, crc32c=crc32c))
+        yield answer(end=answer.End(data_bytes=sent["data"], hole_bytes=sent["hole"]))
+
+
+class _Snapshots(snapshot_service_pb2_grpc.SnapshotServiceServicer):
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def CreateSnapshot(self, request: Any, context: Any) -> Any:
+        self._memory.begin("CreateSnapshot", request, context)
+        volume = self._memory.find(request.snapshot.source_volume, context)
+        snapshot = snapshot_service_pb2.Snapshot()
+        snapshot.CopyFrom(request.snapshot)
+        snapshot.name = f"{request.parent}/snapshots/{request.snapshot_id or 'generated'}"
+        snapshot.uid = "7e0c"
+        snapshot.rapid = snapshot.requested_rapid = request.rapid
+        snapshot.size_bytes = volume.size_bytes
+        snapshot.state = snapshot_service_pb2.Snapshot.STATE_COMPLETED
+        self._memory.resources[snapshot.name] = snapshot
+        self._memory.contents[snapshot.name] = bytearray(self._memory.contents[volume.name])
+        method = "snapd.v1.SnapshotService/CreateSnapshot"
+        operation = "" if request.rapid else self._memory.operation(method, snapshot.name, snapshot)
+        return snapshot_service_pb2.CreateSnapshotResponse(snapshot=snapshot, operation=operation)
+
+    def GetSnapshot(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetSnapshot", request, context)
+        return snapshot_service_pb2.GetSnapshotResponse(snapshot=self._memory.find(request.name, context))
+
+    def ListSnapshots(self, request: Any, context: Any) -> Any:
+        self._memory.begin("ListSnapshots", request, context)
+        found, token = self._memory.page(request, "snapshots")
+        return snapshot_service_pb2.ListSnapshotsResponse(snapshots=found, next_page_token=token)
+
+    def UpdateSnapshot(self, request: Any, context: Any) -> Any:
+        self._memory.begin("UpdateSnapshot", request, context)
+        snapshot = self._memory.find(request.snapshot.name, context)
+        request.update_mask.MergeMessage(request.snapshot, snapshot, True, True)
+        return snapshot_service_pb2.UpdateSnapshotResponse(snapshot=snapshot)
+
+    def DeleteSnapshot(self, request: Any, context: Any) -> Any:
+        self._memory.begin("DeleteSnapshot", request, context)
+        snapshot = self._memory.find(request.name, context)
+        del self._memory.resources[snapshot.name]
+        return snapshot_service_pb2.DeleteSnapshotResponse(snapshot=snapshot)
+
+    def ArchiveSnapshot(self, request: Any, context: Any) -> Any:
+        self._memory.begin("ArchiveSnapshot", request, context)
+        snapshot = self._memory.find(request.name, context)
+        operation = self._memory.operation("snapd.v1.SnapshotService/ArchiveSnapshot", snapshot.name, snapshot)
+        return snapshot_service_pb2.ArchiveSnapshotResponse(snapshot=snapshot, operation=operation)
+
+
+class _System(system_service_pb2_grpc.SystemServiceServicer):
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def GetServerInfo(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetServerInfo", request, context)
+        return system_service_pb2.GetServerInfoResponse(version="0.1.0", capabilities=["archive.directory"])
+
+    def GetCapacity(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetCapacity", request, context)
+        pool = system_service_pb2.PoolCapacity(total_bytes=100 << 30, free_bytes=60 << 30, used_bytes=40 << 30)
+        return system_service_pb2.GetCapacityResponse(pool=pool)
+
+
+class _Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc] # published without types
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def GetOperation(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetOperation", request, context)
+        return self._memory.find(request.name, context)
+
+    def WaitOperation(self, request: Any, context: Any) -> Any:
+        self._memory.begin("WaitOperation", request, context)
+        operation = self._memory.find(request.name, context)
+        metadata = operation_pb2.OperationMetadata()
+        operation.metadata.Unpack(metadata)
+        if metadata.bytes_done >= self._memory.turns:
+            operation.done = True
+        else:
+            metadata.bytes_done += 1
+            operation.metadata.Pack(metadata)
+        return operation
+
+    def ListOperations(self, request: Any, context: Any) -> Any:
+        self._memory.begin("ListOperations", request, context)
+        names = sorted(name for name in self._memory.resources if name.startswith(f"{request.name}/operations/"))
+        return operations_pb2.ListOperationsResponse(operations=[self._memory.resources[name] for name in names])
+
+    def CancelOperation(self, request: Any, context: Any) -> Any:
+        self._memory.begin("CancelOperation", request, context)
+        operation = self._memory.find(request.name, context)
+        operation.error.CopyFrom(status(grpc.StatusCode.CANCELLED, "OPERATION_CANCELLED"))
+        operation.done = True
+        return empty_pb2.Empty()
+
+
+@contextlib.contextmanager
+def served(path: pathlib.Path, memory: Memory) -> Iterator[None]:
+    """Serve memory at a socket's path for the length of a block."""
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
+    environment_service_pb2_grpc.add_EnvironmentServiceServicer_to_server(_Environments(memory), server)
+    volume_service_pb2_grpc.add_VolumeServiceServicer_to_server(_Volumes(memory), server)
+    snapshot_service_pb2_grpc.add_SnapshotServiceServicer_to_server(_Snapshots(memory), server)
+    system_service_pb2_grpc.add_SystemServiceServicer_to_server(_System(memory), server)
+    operations_pb2_grpc.add_OperationsServicer_to_server(_Operations(memory), server)
+    server.add_insecure_port(f"unix:{path}")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()
