@@ -1,0 +1,238 @@
+"""A store in a folder of a local or mounted file system: the archive's default.
+
+An object is written under a temporary name that begins with a dot, fsynced, renamed, and its folder fsynced. Folders are made when needed
+and removed when empty.
+"""
+
+import itertools
+import os
+import pathlib
+import stat
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from snapd import errors, fsops, units
+from snapd.archive.backends import backend
+
+_WRITE_BACK: Final = 4 * units.MIB
+"""Dirty bytes after which the kernel is told to start writing, so that the fsync at the end finds little left to do."""
+
+_ATTEMPTS: Final = 8
+"""How often a folder is made again when a deletion has just removed it for being empty."""
+
+
+class DirectoryBackend:
+    """A backend.Backend on a folder."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        """Use the folder `root`, and make it if it isn't there."""
+        self._root = root
+        self._names = itertools.count()
+        self._lock = threading.Lock()
+        self._durable_folders = {root}
+        with backend.translated(str(root)):
+            fsops.make_directory(root)
+
+    def upload(self, key: str) -> "DirectoryUpload":
+        path = self._path(key)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(self._names)}.tmp")
+        with backend.translated(key):
+            for attempt in itertools.count(1):
+                self._make_folder(path.parent)
+                try:
+                    fd = fsops.create(temporary)
+                    break
+                except FileNotFoundError:
+                    if attempt == _ATTEMPTS:
+                        raise
+        return DirectoryUpload(self, key, fd, temporary, path)
+
+    def put(self, key: str, chunks: Iterable[backend.Bytes]) -> None:
+        upload = self.upload(key)
+        try:
+            for chunk in chunks:
+                upload.append([chunk])
+            upload.finish()
+        finally:
+            upload.discard()
+
+    def publish(self, key: str, temporary: pathlib.Path, path: pathlib.Path) -> None:
+        """Give a finished file its name unless the name is taken."""
+        with self._lock:
+            if path.exists():
+                raise errors.AlreadyExists(resource_type="object", name=key)
+            fsops.publish(temporary, path)
+
+    def get(self, key: str) -> bytes:
+        with backend.translated(key):
+            fd = _open(self._path(key))
+            try:
+                return _read(key, fd, 0, os.fstat(fd).st_size)
+            finally:
+                os.close(fd)
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        with backend.translated(key):
+            fd = _open(self._path(key))
+            try:
+                return _read(key, fd, offset, length)
+            finally:
+                os.close(fd)
+
+    def size(self, key: str) -> int | None:
+        try:
+            with backend.translated(key):
+                found = os.lstat(self._path(key))
+        except errors.NotFound:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for path, size_bytes in self._files(prefix):
+            if not path.name.startswith("."):
+                yield path.relative_to(self._root).as_posix(), size_bytes
+
+    def delete(self, key: str) -> bool:
+        path = self._path(key)
+        with backend.translated(key):
+            try:
+                removed = fsops.unlink(path)
+            except FileNotFoundError:
+                # The file went, and then its folder, before that could be made durable: nothing is left to do.
+                removed = True
+            except NotADirectoryError:
+                return False
+            self._remove_empty(path.parent)
+        return removed
+
+    def drop_cache(self, key: str) -> None:
+        with backend.translated(key):
+            fd = _open(self._path(key))
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+
+    def discard_unfinished(self, prefix: str) -> int:
+        count = 0
+        with backend.translated(prefix):
+            for path, _ in self._files(prefix):
+                if path.name.startswith(".") and path.name.endswith(".tmp"):
+                    count += fsops.unlink(path, durable=False)
+                    self._remove_empty(path.parent)
+        return count
+
+    def free_bytes(self) -> int | None:
+        with backend.translated(str(self._root)):
+            found = os.statvfs(self._root)
+        return found.f_bavail * found.f_frsize
+
+    def _path(self, key: str) -> pathlib.Path:
+        return self._root / backend.check_key(key)
+
+    def _make_folder(self, folder: pathlib.Path) -> None:
+        # Whoever finds a folder can't know whether its name is durable yet: another thread may be about to sync it, or
+        # a process may have died before it did. So each process syncs each folder's parent once.
+        with self._lock:
+            missing = list(
+                itertools.takewhile(lambda path: path not in self._durable_folders, (folder, *folder.parents))
+            )
+            for path in reversed(missing):
+                fsops.make_directory(path)
+                fsops.sync_directory(path.parent)
+                self._durable_folders.add(path)
+
+    def _remove_empty(self, folder: pathlib.Path) -> None:
+        while folder != self._root:
+            with self._lock:
+                if not fsops.remove_directory(folder):
+                    return
+                self._durable_folders.discard(folder)
+            folder = folder.parent
+
+    def _files(self, prefix: str) -> Iterator[tuple[pathlib.Path, int]]:
+        """Yield path and length of each regular file whose key begins with prefix, unfinished ones too."""
+        parent, _, start = prefix.rpartition("/")
+        pending = [self._root / parent if parent else self._root]
+        while pending:
+            folder = pending.pop()
+            try:
+                with backend.translated(str(folder)), os.scandir(folder) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except errors.NotFound:
+                continue
+            for entry in found:
+                if not entry.name.removeprefix(".").startswith(start):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(folder / entry.name)
+                elif entry.is_file(follow_symlinks=False):
+                    try:
+                        yield folder / entry.name, entry.stat(follow_symlinks=False).st_size
+                    except FileNotFoundError:
+                        continue
+            start = ""
+
+
+class DirectoryUpload:
+    """A backend.Upload into a file."""
+
+    def __init__(self, store: DirectoryBackend, key: str, fd: int, temporary: pathlib.Path, path: pathlib.Path) -> None:
+        """Write to fd, open on temporary, which becomes path."""
+        self._store = store
+        self._key = key
+        self._fd: int | None = fd
+        self._temporary: pathlib.Path | None = temporary
+        self._path = path
+        self._length = 0
+        self._handed_over = 0
+
+    def append(self, buffers: Sequence[backend.Bytes]) -> None:
+        assert self._fd is not None, "append after the end"
+        with backend.translated(self._key):
+            fsops.pwritev(self._fd, buffers, self._length)
+            self._length += sum(len(memoryview(buffer).cast("B")) for buffer in buffers)
+            if self._length - self._handed_over >= _WRITE_BACK:
+                os.posix_fadvise(self._fd, self._handed_over, self._length - self._handed_over, os.POSIX_FADV_DONTNEED)
+                self._handed_over = self._length
+
+    def finish(self) -> None:
+        assert self._fd is not None, "finish after the end"
+        assert self._temporary is not None, "finish after the end"
+        with backend.translated(self._key):
+            fsops.fsync(self._fd)
+            self._close()
+            self._store.publish(self._key, self._temporary, self._path)
+            self._temporary = None
+
+    def discard(self) -> None:
+        self._close()
+        if self._temporary is not None:
+            with backend.translated(self._key):
+                fsops.unlink(self._temporary, durable=False)
+            self._temporary = None
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _open(path: pathlib.Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _read(key: str, fd: int, offset: int, length: int) -> bytes:
+    """Return exactly length bytes at offset. The kernel gives at most 2 GiB at once; objects are far smaller."""
+    data = os.pread(fd, length, offset)
+    if len(data) < length:
+        # A signal can cut a read short, the end of the file too: only the second gives nothing on the next attempt.
+        parts = [data]
+        while (missing := length - sum(map(len, parts))) > 0:
+            more = os.pread(fd, missing, offset + length - missing)
+            if not more:
+                raise errors.Corrupt(what=key, problem=f"it ends before byte {offset + length}")
+            parts.append(more)
+        data = b"".join(parts)
+    return data

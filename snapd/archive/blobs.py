@@ -1,0 +1,125 @@
+"""Blobs of one environment, read: by the place in an entry, by name when they aren't there, and always checked.
+
+Wrong bytes are never returned. A pack that is found damaged or missing is marked in the index, so that it is no hit for deduplication.
+"""
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from snapd import errors
+from snapd.archive import codec, environment, index, names, pack, pages, pins
+from snapd.archive.backends import backend
+
+_CACHED_ROWS: Final = 1 << 16
+"""Rows of pack indexes held in memory, some 20 MB: about 500 usual packs, or the largest one."""
+
+
+class Blobs:
+    """Reads an environment's blobs. Thread-safe."""
+
+    def __init__(
+        self,
+        store: backend.Backend,
+        home: environment.Environment,
+        decoder: codec.Codec,
+        local_index: index.Index,
+        pinned: pins.Pins,
+        check_reachable: Callable[[], None],
+    ) -> None:
+        """check_reachable raises errors.ArchiveUnreachable if the whole store, and not just one object, is missing."""
+        self.store = store
+        self.home = home
+        self.codec = decoder
+        self.index = local_index
+        self.pins = pinned
+        self.check_reachable = check_reachable
+        self._lock = threading.Lock()
+        self._rows: collections.OrderedDict[bytes, dict[bytes, pages.Entry]] = collections.OrderedDict()
+        self._row_count = 0
+
+    def read(self, kind: names.Kind, entry: pages.Entry, length: int) -> bytes:
+        """Return the `length` bytes of a blob.
+
+        Raises errors.Corrupt, naming pack and blob, or errors.ArchiveUnreachable.
+        """
+        try:
+            stored = self.store.get_range(self.home.area.pack(entry.pack), entry.offset, entry.length)
+            return self.decode(kind, entry, length, stored)
+        except (errors.NotFound, errors.Corrupt) as error:
+            return self._read_elsewhere(kind, entry, length, error)
+
+    def decode(self, kind: names.Kind, entry: pages.Entry, length: int, stored: backend.Bytes) -> bytes:
+        """Return the `length` bytes of a blob that was read as `stored`. Raises errors.Corrupt."""
+        return pack.check_blob(entry.pack, kind, entry.name, self.codec.decode(stored, length), self.home.key)
+
+    def _read_elsewhere(
+        self, kind: names.Kind, entry: pages.Entry, length: int, first: errors.NotFound | errors.Corrupt
+    ) -> bytes:
+        """Return a blob that isn't where its entry says, from any pack of the environment that has it."""
+        self.check_reachable()
+        packs = [entry.pack, *self.index.find(self.home.area.environment_uid, entry.name)]
+        for pack_id in dict.fromkeys(packs):
+            other = self.locate(pack_id, entry.name)
+            if other is None or other == entry:
+                continue
+            try:
+                stored = self.store.get_range(self.home.area.pack(pack_id), other.offset, other.length)
+                return self.decode(kind, other, length, stored)
+            except (errors.NotFound, errors.Corrupt):
+                self.index.mark(pack_id, index.State.DAMAGED)
+        self.index.mark(entry.pack, index.State.DAMAGED)
+        problem = "it is missing" if isinstance(first, errors.NotFound) else first.problem
+        raise errors.Corrupt(what=f"{pack.label(entry.pack)}, blob {entry.name.hex()}", problem=problem) from first
+
+    def find(self, name: bytes, pinned: set[bytes]) -> pages.Entry | None:
+        """Return where a blob is stored, or None. Its pack is pinned and noted in `pinned`, unless it was there already."""
+        with self.pins.lock:
+            found = self.index.find(self.home.area.environment_uid, name)
+            fresh = [pack_id for pack_id in found if pack_id not in pinned]
+            self.pins.pin(fresh)
+            pinned.update(fresh)
+        for pack_id in found:
+            entry = self.locate(pack_id, name)
+            if entry is not None:
+                return entry
+        return None
+
+    def locate(self, pack_id: bytes, name: bytes) -> pages.Entry | None:
+        """Return where a pack's own index has a blob; None if it hasn't, or if the pack is damaged, which is noted."""
+        with self._lock:
+            rows = self._rows.get(pack_id)
+            if rows is not None:
+                self._rows.move_to_end(pack_id)
+                return rows.get(name)
+        try:
+            found = pack.read_index(self.store, self.home.area, pack_id, self.home.key)
+        except (errors.NotFound, errors.Corrupt):
+            self.check_reachable()
+            self.index.mark(pack_id, index.State.DAMAGED)
+            return None
+        rows = {row.name: pages.Entry(row.name, pack_id, row.offset, row.stored_length) for row in found.rows}
+        with self._lock:
+            if pack_id not in self._rows:
+                self._rows[pack_id] = rows
+                self._row_count += len(rows)
+            while self._row_count > _CACHED_ROWS and len(self._rows) > 1:
+                self._row_count -= len(self._rows.popitem(last=False)[1])
+        return rows.get(name)
+
+    def reconcile(self) -> None:
+        """Have the index say what a listing of the store's packs says."""
+        area = self.home.area
+        stored = index.pack_ids(self.store.list(area.packs))
+        if not stored:
+            self.check_reachable()
+        for pack_id in self.index.reconcile(area.environment_uid, stored):
+            known = index.Pack(pack_id, stored[pack_id], index.State.FOUND)
+            try:
+                rows = pack.read_index(self.store, area, pack_id, self.home.key).rows
+            except errors.NotFound:
+                continue
+            except errors.Corrupt:
+                known, rows = index.Pack(pack_id, stored[pack_id], index.State.DAMAGED), ()
+            self.index.add(area.environment_uid, known, (row.name for row in rows))

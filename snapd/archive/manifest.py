@@ -1,0 +1,242 @@
+"""Manifests: what a snapshot's disk holds, and the way from there to any of its bytes.
+
+Owns the document and the reading of its tree. Every byte that it returns was checked by length and name.
+"""
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+
+from snapd import errors, units
+from snapd.archive import blobs, documents, environment, names, packtable, pages
+
+_VERSION: Final = 1
+_CACHED_PAGES: Final = 128
+_WINDOW: Final = 16 * units.MIB
+"""Guest data that read_blocks looks at together: recording threads fill packs side by side, so neighbours lie apart."""
+
+_LARGEST_RUN: Final = 4 * units.MIB
+_LARGEST_GAP: Final = 64 * units.KIB
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a recording did. Blocks are counted as the caller gave them."""
+
+    blocks: int = 0
+    """Blocks that were put, zero or not."""
+    bytes_read: int = 0
+    """Bytes that were put."""
+    zero_blocks: int = 0
+    deduplicated_blocks: int = 0
+    """Blocks that the environment held already."""
+    new_blocks: int = 0
+    bytes_stored: int = 0
+    """Bytes of blocks and pages that were stored, after compression."""
+
+
+def what(snapshot_uid: str) -> str:
+    """Return how an error calls a manifest."""
+    return f"manifest of {snapshot_uid}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    """What a manifest's object says."""
+
+    snapshot_uid: str
+    size_bytes: int
+    block_size: int
+    root: pages.Entry
+    packs: packtable.PackTable
+    statistics: Statistics
+    metadata: Mapping[str, documents.Json]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the disk has."""
+        return pages.block_count(self.size_bytes, self.block_size)
+
+
+def encode(home: environment.Environment, document: Document) -> bytes:
+    """Return a manifest's object. Raises errors.InvalidField if the metadata aren't JSON or are too long."""
+    members = {
+        "version": _VERSION,
+        "environment_uid": home.area.environment_uid,
+        "host": home.area.host,
+        "epoch": 0,
+        "snapshot_uid": document.snapshot_uid,
+        "size_bytes": document.size_bytes,
+        "block_size": document.block_size,
+        "depth": pages.depth_for(document.blocks),
+        "root": document.root.encode().hex(),
+        "packs": documents.base64_text(packtable.encode(document.packs.references, document.packs.sizes)),
+        "statistics": dataclasses.asdict(document.statistics),
+        "metadata": dict(document.metadata),
+    }
+    return documents.encode(members, home.seal_manifest)
+
+
+def decode(home: environment.Environment, snapshot_uid: str, data: bytes) -> Document:
+    """Return what a manifest's object says. Raises errors.Corrupt if it isn't this environment's and this snapshot's."""
+    name = what(snapshot_uid)
+    members = documents.decode(name, data, home.seal_manifest, _VERSION)
+    area = home.area
+    documents.expect(name, members, environment_uid=area.environment_uid, host=area.host, snapshot_uid=snapshot_uid)
+    size_bytes = documents.integer(name, members, "size_bytes", 0, pages.LARGEST_DISK)
+    block_size = documents.integer(name, members, "block_size", pages.SMALLEST_BLOCK, pages.LARGEST_BLOCK)
+    blocks = pages.block_count(size_bytes, block_size)
+    documents.expect(name, members, depth=pages.depth_for(blocks))
+    statistics, metadata = members.get("statistics"), members.get("metadata")
+    if not isinstance(statistics, dict) or not isinstance(metadata, dict):
+        raise errors.Corrupt(what=name, problem="its statistics or metadata are no object")
+    figures = {
+        field.name: documents.integer(name, statistics, field.name, 0, 1 << 62)
+        for field in dataclasses.fields(Statistics)
+    }
+    return Document(
+        snapshot_uid,
+        size_bytes,
+        block_size,
+        pages.decode(documents.hexadecimal(name, members.get("root"), pages.SIZE)),
+        packtable.decode(name, documents.base64_bytes(name, members.get("packs"))),
+        Statistics(**figures),
+        metadata,
+    )
+
+
+class Manifest:
+    """A published snapshot. Thread-safe."""
+
+    def __init__(self, environment_blobs: blobs.Blobs, document: Document) -> None:
+        """Read with environment_blobs what document says."""
+        self.environment_uid = environment_blobs.home.area.environment_uid
+        self.snapshot_uid = document.snapshot_uid
+        self.size_bytes = document.size_bytes
+        self.block_size = document.block_size
+        self.blocks = document.blocks
+        self.metadata = document.metadata
+        self.statistics = document.statistics
+        self.document = document
+        self._blobs = environment_blobs
+        self._depth = pages.depth_for(document.blocks)
+        self._lock = threading.Lock()
+        self._pages: collections.OrderedDict[pages.Entry, bytes] = collections.OrderedDict()
+
+    def entries(self, first: int, count: int) -> pages.Entries:
+        """Return the entries of blocks [first, first + count) as an array of pages.DTYPE; a name of zeros reads as zeros.
+
+        Raises errors.OutOfRange, errors.Corrupt, errors.ArchiveUnreachable.
+        """
+        self._check_range(first, count)
+        found = np.zeros(count, pages.DTYPE)
+        self._fill(found, first, self._depth - 1, 0, self.document.root)
+        return found
+
+    def _fill(self, found: pages.Entries, first: int, level: int, number: int, entry: pages.Entry) -> None:
+        """Put into `found` what lies below a page, of blocks [first, first + len(found))."""
+        if entry.is_nothing:
+            return
+        page = self.page(entry)
+        span = pages.FANOUT**level
+        start = number * pages.FANOUT
+        low = max(first // span, start)
+        high = min((first + len(found) - 1) // span + 1, start + pages.FANOUT)
+        if level == 0:
+            if low < high:
+                found[low - first : high - first] = pages.as_array(page)[low - start : high - start]
+            return
+        for child in range(low, high):
+            self._fill(found, first, level - 1, child, pages.decode(page, child - start))
+
+    def page(self, entry: pages.Entry) -> bytes:
+        """Return a page of the tree, 14,336 bytes, from a small cache or the store."""
+        with self._lock:
+            page = self._pages.get(entry)
+            if page is not None:
+                self._pages.move_to_end(entry)
+                return page
+        page = self._blobs.read(names.Kind.PAGE, entry, pages.PAGE_SIZE)
+        with self._lock:
+            self._pages[entry] = page
+            if len(self._pages) > _CACHED_PAGES:
+                self._pages.popitem(last=False)
+        return page
+
+    def block_length(self, number: int) -> int:
+        """Return the bytes of a block: block_size, except in the last one."""
+        return pages.block_length(number, self.size_bytes, self.block_size)
+
+    def read(self, number: int) -> bytes:
+        """Return a block's bytes. Raises errors.OutOfRange, errors.Corrupt, errors.ArchiveUnreachable."""
+        return self.read_entry(number, pages.decode(self.entries(number, 1).tobytes()))
+
+    def read_entry(self, number: int, entry: pages.Entry) -> bytes:
+        """Return the bytes of block `number`, whose entry is known. Raises errors.Corrupt, errors.ArchiveUnreachable."""
+        length = self.block_length(number)
+        return bytes(length) if entry.is_nothing else self._blobs.read(names.Kind.BLOCK, entry, length)
+
+    def read_blocks(self, first: int, count: int) -> Iterator[tuple[int, bytes]]:
+        """Yield number and bytes of each block of [first, first + count) that isn't zero, in the order of the disk.
+
+        Blobs that lie beside each other in a pack are fetched at once. At most 16 MiB of blocks (or one) are in memory.
+        Raises errors.OutOfRange, errors.Corrupt, errors.ArchiveUnreachable.
+        """
+        self._check_range(first, count)
+        window = max(1, _WINDOW // self.block_size)
+        for start in range(first, first + count, window):
+            part = self.entries(start, min(window, first + count - start))
+            data = dict(self._read_window(start, part))
+            for number in sorted(data):
+                yield number, data.pop(number)
+
+    def _read_window(self, start: int, part: pages.Entries) -> Iterator[tuple[int, bytes]]:
+        present = np.flatnonzero(part["name"].any(axis=1))
+        wanted = [(pages.decode(part[position].tobytes()), start + position) for position in present.tolist()]
+        wanted.sort(key=lambda item: (item[0].pack, item[0].offset))
+        run: list[tuple[pages.Entry, int]] = []
+        for item in wanted:
+            if run and not _continues(run, item[0]):
+                yield from self._read_run(run)
+                run = []
+            run.append(item)
+        if run:
+            yield from self._read_run(run)
+
+    def _read_run(self, run: list[tuple[pages.Entry, int]]) -> Iterator[tuple[int, bytes]]:
+        """Yield the blocks of a run of entries of one pack, fetched at once; those that aren't there, one by one."""
+        begin = run[0][0].offset
+        try:
+            key = self._blobs.home.area.pack(run[0][0].pack)
+            fetched = memoryview(self._blobs.store.get_range(key, begin, run[-1][0].offset + run[-1][0].length - begin))
+        except (errors.NotFound, errors.Corrupt):
+            fetched = memoryview(b"")
+        for entry, number in run:
+            stored = fetched[entry.offset - begin : entry.offset - begin + entry.length]
+            try:
+                yield number, self._blobs.decode(names.Kind.BLOCK, entry, self.block_length(number), stored)
+            except errors.Corrupt:
+                yield number, self.read_entry(number, entry)
+
+    def _check_range(self, first: int, count: int) -> None:
+        if first < 0 or count < 0 or first > self.blocks - count:
+            raise errors.OutOfRange(
+                name=what(self.snapshot_uid),
+                offset=first * self.block_size,
+                length=count * self.block_size,
+                size_bytes=self.size_bytes,
+            )
+
+
+def _continues(run: list[tuple[pages.Entry, int]], entry: pages.Entry) -> bool:
+    """True if an entry can be fetched together with a run: same pack, close behind it, and not too much in all."""
+    begin, last = run[0][0], run[-1][0]
+    return (
+        entry.pack == last.pack
+        and entry.offset - (last.offset + last.length) <= _LARGEST_GAP
+        and entry.offset + entry.length - begin.offset <= _LARGEST_RUN
+    )
