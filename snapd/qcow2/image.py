@@ -12,7 +12,7 @@ from typing import Self
 
 from snapd import blockmap, errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import compressed, header, layout, tables
+from snapd.qcow2 import compressed, header, tables
 
 
 def open_regular(path: pathlib.Path, flags: int) -> int:
@@ -23,10 +23,18 @@ def open_regular(path: pathlib.Path, flags: int) -> int:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise errors.ImageRefused(problem="the path is not a regular file") from error
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        require_regular(fd)
+    except errors.ImageRefused:
         os.close(fd)
-        raise errors.ImageRefused(problem="the path is not a regular file")
+        raise
     return fd
+
+
+def require_regular(fd: int) -> None:
+    """Raise errors.ImageRefused unless an open file is a regular one."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise errors.ImageRefused(problem="the path is not a regular file")
 
 
 class Image:
@@ -92,18 +100,7 @@ class Image:
     def tables(self) -> tuple[Int64Array, tables.Metadata]:
         """Return the L1 table as it is on disk, found sound, and where metadata lies. Raises errors.Corrupt."""
         if self._tables is None:
-            parsed = self.header
-            l1 = tables.read_table(self._fd, parsed.l1_offset, parsed.l1_size, self._name)
-            bad = tables.bad_pointers(l1, parsed, self.file_size)
-            if bad.any():
-                raise errors.Corrupt(what=self._name, problem=f"impossible L1 entry {int(bad.argmax())}")
-            entries = parsed.refcount_table_clusters * parsed.table_entries
-            blocks = tables.read_table(self._fd, parsed.refcount_table_offset, entries, self._name)
-            fixed = tables.Metadata.of(parsed, l1[:0], blocks)
-            offsets = l1[l1 != 0] & layout.OFFSET_MASK
-            if fixed.meets(offsets, offsets * 0 + parsed.cluster_size).any():
-                raise errors.Corrupt(what=self._name, problem="an L2 table lies on other metadata")
-            self._tables = l1, tables.Metadata.of(parsed, l1, blocks)
+            self._tables = tables.read_l1(self._fd, self.header, self.file_size, self._name)
         return self._tables
 
     def read_cluster(self, entry: int) -> bytes:

@@ -84,6 +84,21 @@ def read_table(fd: int, offset: int, entries: int, what: str) -> Int64Array:
     return table.astype(np.int64)
 
 
+def read_l1(fd: int, header: Header, file_size: int, what: str) -> tuple[Int64Array, Metadata]:
+    """Return the L1 table as it is on disk, found sound, and where metadata lies. Raises errors.Corrupt, of `what`."""
+    l1 = read_table(fd, header.l1_offset, header.l1_size, what)
+    bad = bad_pointers(l1, header, file_size)
+    if bad.any():
+        raise errors.Corrupt(what=what, problem=f"impossible L1 entry {int(bad.argmax())}")
+    entries = header.refcount_table_clusters * header.table_entries
+    blocks = read_table(fd, header.refcount_table_offset, entries, what)
+    offsets = l1[l1 != 0] & layout.OFFSET_MASK
+    others = Metadata.of(header, l1[:0], blocks)
+    if others.meets(offsets, np.full(len(offsets), header.cluster_size, np.int64)).any():
+        raise errors.Corrupt(what=what, problem="an L2 table lies on other metadata")
+    return l1, Metadata.of(header, l1, blocks)
+
+
 def bad_pointers(entries: Int64Array, header: Header, file_size: int) -> npt.NDArray[np.bool_]:
     """Say of each L1 entry whether it is impossible as the place of an L2 table."""
     offset = entries & layout.OFFSET_MASK

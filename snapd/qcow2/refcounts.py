@@ -1,0 +1,206 @@
+"""The refcount table and its blocks: loaded as needed, changed in memory, written back in the order that a kill allows.
+
+Grows by itself: blocks at the end of the file, and the table moves when it is full. Widths other than 16 bits are not
+written. Knows nothing of what the clusters hold. Source: qcow2 specification, "Host cluster management".
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from snapd import errors, fsops, units
+from snapd.blockmap import Int64Array
+from snapd.qcow2 import layout, tables
+from snapd.qcow2.header import Header
+
+UInt16Array = npt.NDArray[np.uint16]
+
+_KEPT_BLOCKS = 256
+"""Blocks kept in memory when all are clean: 16 MiB with clusters of 64 KiB."""
+
+
+class Refcounts:
+    """Refcounts of an open image, and the end of what they count. One thread, one writer."""
+
+    def __init__(self, fd: int, header: Header, file_size: int, name: str) -> None:
+        """Read the table. Raises errors.Corrupt for a table entry that is impossible."""
+        self._fd = fd
+        self._name = name
+        self._cluster_size = header.cluster_size
+        self._file_size = file_size
+        self.per_block = header.cluster_size // 2
+        """Counters of one block."""
+        self.end = units.divide_up(file_size, header.cluster_size)
+        """The first cluster that was never used: the file ends before it."""
+        self.superseded: list[tuple[int, int]] = []
+        """(first cluster, count) of tables that moved, to be released once the new place is durable."""
+        self._table_offset = header.refcount_table_offset
+        self._table_clusters = header.refcount_table_clusters
+        entries = header.refcount_table_clusters * header.table_entries
+        self._table = tables.read_table(fd, self._table_offset, entries, name)
+        self._check_table()
+        self._blocks: dict[int, UInt16Array] = {}
+        self._dirty: dict[int, tuple[int, int]] = {}
+        self._unlinked: set[int] = set()
+        self._moved = False
+
+    def _check_table(self) -> None:
+        table = self._table
+        size = self._cluster_size
+        used = table != 0
+        bad = used & ((table % size != 0) | (table < size) | (table > units.round_up(self._file_size, size) - size))
+        if bad.any():
+            raise errors.Corrupt(what=self._name, problem=f"impossible refcount table entry {int(bad.argmax())}")
+
+    def present(self) -> Int64Array:
+        """Return the numbers of the blocks that exist, ascending."""
+        return np.flatnonzero(self._table).astype(np.int64)
+
+    def block(self, number: int) -> UInt16Array | None:
+        """Return the counters of a block as they stand, or None if it doesn't exist (all are 0 then)."""
+        if number >= len(self._table) or self._table[number] == 0:
+            return None
+        if number not in self._blocks:
+            raw = tables.read_table(
+                self._fd, int(self._table[number]), self._cluster_size // layout.ENTRY_SIZE, self._name
+            )
+            self._blocks[number] = raw.astype(">i8").view(">u2").astype(np.uint16)
+        return self._blocks[number]
+
+    def claim(self, first: int, count: int) -> None:
+        """Give free clusters a refcount of one. Raises errors.Corrupt if one of them isn't free."""
+        for number, low, high in self._spans(first, count):
+            self._ensure(number)
+            counters = self.block(number)
+            if counters is None or counters[low:high].any():
+                raise errors.Corrupt(what=self._name, problem=f"cluster {first} is in use and was taken to be free")
+            counters[low:high] = 1
+            self._touch(number, low, high)
+
+    def lower(self, clusters: Int64Array, by: Int64Array) -> Int64Array:
+        """Lower the refcounts of the clusters, ascending and each once; return those that are free now.
+
+        Raises errors.Corrupt for a refcount that would fall below zero.
+        """
+        freed = []
+        numbers = clusters // self.per_block
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            within = clusters[here] - number * self.per_block
+            counters = self.block(number)
+            if counters is None or (counters[within] < by[here]).any():
+                raise errors.Corrupt(what=self._name, problem="a cluster that was in use has no refcount")
+            counters[within] -= by[here].astype(np.uint16)
+            self._touch(number, int(within[0]), int(within[-1]) + 1)
+            freed.append(clusters[here][counters[within] == 0])
+        return np.concatenate(freed) if freed else clusters[:0]
+
+    def extend(self, count: int) -> int:
+        """Take `count` clusters behind everything, with a refcount of one, and return the first."""
+        # Blocks that are missing are made first, since they take clusters at the end themselves.
+        while (number := self._missing(self._unused(count), count)) is not None:
+            self._ensure(number)
+        first = self._take(count)
+        self.claim(first, count)
+        return first
+
+    def _unused(self, count: int) -> int:
+        """Return the first of `count` clusters behind everything that no refcount claims.
+
+        A power cut can leave refcounts for clusters beyond the end of the file: leaks like others.
+        """
+        while True:
+            busy = -1
+            for number, low, high in self._spans(self.end, count):
+                counters = self.block(number)
+                if counters is not None and counters[low:high].any():
+                    busy = number * self.per_block + low + int(np.flatnonzero(counters[low:high])[-1])
+            if busy < 0:
+                return self.end
+            self.end = busy + 1
+
+    def _take(self, count: int) -> int:
+        first = self._unused(count)
+        self.end = first + count
+        return first
+
+    def _missing(self, first: int, count: int) -> int | None:
+        for number, _, _ in self._spans(first, count):
+            if number >= len(self._table) or self._table[number] == 0:
+                return number
+        return None
+
+    def _spans(self, first: int, count: int) -> list[tuple[int, int, int]]:
+        """Return (block, first counter, end) of a range of clusters."""
+        spans = []
+        for number in range(first // self.per_block, (first + count - 1) // self.per_block + 1):
+            base = number * self.per_block
+            spans.append((number, max(first - base, 0), min(first + count - base, self.per_block)))
+        return spans
+
+    def _touch(self, number: int, low: int, high: int) -> None:
+        before = self._dirty.get(number, (low, high))
+        self._dirty[number] = (min(low, before[0]), max(high, before[1]))
+
+    def _ensure(self, number: int) -> None:
+        """Have a block exist. It counts itself, or the next one does."""
+        if number >= len(self._table):
+            self._grow_table(number)
+        if self._table[number] != 0:
+            return
+        cluster = self._take(1)
+        self._table[number] = cluster * self._cluster_size
+        self._blocks[number] = np.zeros(self.per_block, np.uint16)
+        self._unlinked.add(number)
+        self._touch(number, 0, self.per_block)
+        self.claim(cluster, 1)
+
+    def _grow_table(self, number: int) -> None:
+        per_cluster = self._cluster_size // layout.ENTRY_SIZE
+        clusters = max(2 * self._table_clusters, units.divide_up(number + 1, per_cluster) + 1)
+        if clusters * self._cluster_size > layout.REFCOUNT_TABLE_BYTES_MAX:
+            raise errors.StorageFull(path=self._name)
+        self.superseded.append((self._table_offset // self._cluster_size, self._table_clusters))
+        grown = np.zeros(clusters * per_cluster, np.int64)
+        grown[: len(self._table)] = self._table
+        self._table, self._table_clusters, self._moved = grown, clusters, True
+        first = self._take(clusters)
+        self._table_offset = first * self._cluster_size
+        self.claim(first, clusters)
+
+    # --- writing back -------------------------------------------------------------------------------------------------
+
+    @property
+    def dirty(self) -> bool:
+        """Say whether counters in memory differ from those in the file."""
+        return bool(self._dirty)
+
+    @property
+    def unlinked(self) -> bool:
+        """Say whether `link` has something to do, before which what `write` wrote must be durable."""
+        return self._moved or bool(self._unlinked)
+
+    def write(self) -> None:
+        """Write the counters that changed, and a table that moved. Nothing refers to what is new yet."""
+        for number, (low, high) in sorted(self._dirty.items()):
+            counters = self._blocks[number][low:high].astype(">u2")
+            fsops.pwrite(self._fd, counters.tobytes(), int(self._table[number]) + 2 * low)
+        self._dirty.clear()
+        if self._moved:
+            fsops.pwrite(self._fd, self._table.astype(">i8").tobytes(), self._table_offset)
+
+    def link(self) -> None:
+        """Make new blocks part of the table, or a table that moved the image's."""
+        if self._moved:
+            fields = layout.REFCOUNT_FIELDS.pack(self._table_offset, self._table_clusters)
+            fsops.pwrite(self._fd, fields, layout.REFCOUNT_FIELDS_AT)
+        else:
+            for number in sorted(self._unlinked):
+                entry = self._table[number : number + 1].astype(">i8").tobytes()
+                fsops.pwrite(self._fd, entry, self._table_offset + number * layout.ENTRY_SIZE)
+        self._unlinked.clear()
+        self._moved = False
+
+    def trim(self) -> None:
+        """Forget blocks when many are in memory and none has changed."""
+        if not self._dirty and len(self._blocks) > _KEPT_BLOCKS:
+            self._blocks.clear()
