@@ -1,0 +1,242 @@
+"""Between messages and the domain. Pure: asks nobody, changes nothing; requests have been checked before."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+import blake3
+from google.longrunning import operations_pb2
+from google.protobuf import duration_pb2, message, timestamp_pb2
+from google.rpc import status_pb2
+
+from snapd import model
+from snapd.rpc import errors as statuses
+from snapd.rpc import methods
+from snapd.service import lookup
+from snapd.service import names as service_names
+from snapd.v1 import (
+    environment_service_pb2,
+    operation_pb2,
+    snapshot_service_pb2,
+    system_service_pb2,
+    volume_service_pb2,
+)
+
+DEFAULT_PAGE = 100
+LARGEST_PAGE = 1_000
+
+_ROLES = {
+    volume_service_pb2.Volume.ROLE_UNSPECIFIED: model.VolumeRole.DATA,
+    volume_service_pb2.Volume.ROLE_ROOT: model.VolumeRole.ROOT,
+    volume_service_pb2.Volume.ROLE_DATA: model.VolumeRole.DATA,
+}
+_FORMATS = {
+    volume_service_pb2.IMAGE_FORMAT_RAW: model.ImageFormat.RAW,
+    volume_service_pb2.IMAGE_FORMAT_QCOW2: model.ImageFormat.QCOW2,
+}
+
+
+# --- from the wire ----------------------------------------------------------------------------------------------------
+
+
+def request(message_: message.Message, identity: str, method: str, environment_id: str) -> model.Request:
+    """Return who asks for a change, with the hash by which the same request is known again.
+
+    For a stream, message_ is its first message; where an upload resumes is not part of what is asked for.
+    """
+    request_id = str(getattr(message_, "request_id", ""))
+    bare = type(message_)()
+    bare.CopyFrom(message_)
+    for field in ("request_id", "resume_offset"):
+        if field in bare.DESCRIPTOR.fields_by_name:
+            bare.ClearField(field)
+    digest = blake3.blake3(bare.SerializeToString(deterministic=True)).digest()
+    return model.Request(identity, method, environment_id, request_id.lower(), digest)
+
+
+def query(listing: Any, identity: str, environment_id: str) -> model.Query:
+    """Return the parameters of a List request; environment_id is '' where environments are listed."""
+    return model.Query(
+        environment=environment_id,
+        identity=identity,
+        page_size=min(listing.page_size or DEFAULT_PAGE, LARGEST_PAGE),
+        page_token=listing.page_token,
+        filter=listing.filter,
+        # The unmodified ListOperations has no order_by.
+        order_by=getattr(listing, "order_by", "") or "name",
+    )
+
+
+def changes(resource: Any, mask: Any, fields: Mapping[str, str]) -> dict[str, object]:
+    """Return the new values of an update by the service's names, which `fields` gives for each of the message's.
+
+    An empty mask stands for the fields that are set.
+    """
+    set_fields = {field.name for field, _value in resource.ListFields()}
+    paths = set(mask.paths) or set_fields & set(fields)
+    return {fields[path]: _plain(resource, path) for path in sorted(paths)}
+
+
+def _plain(resource: Any, field: str) -> object:
+    value = getattr(resource, field)
+    if isinstance(value, duration_pb2.Duration):
+        return retention(resource)
+    return value if isinstance(value, str) else dict(value)
+
+
+def retention(resource: Any) -> datetime.timedelta | None:
+    """Return the retention that a message has, if it has one."""
+    return resource.retention_duration.ToTimedelta() if resource.HasField("retention_duration") else None
+
+
+def role(number: int) -> model.VolumeRole:
+    """Return a volume's role."""
+    return _ROLES[volume_service_pb2.Volume.Role.ValueType(number)]
+
+
+def image_format(number: int) -> model.ImageFormat:
+    """Return an image's format."""
+    return _FORMATS[volume_service_pb2.ImageFormat.ValueType(number)]
+
+
+# --- to the wire ------------------------------------------------------------------------------------------------------
+
+
+def timestamp(moment: datetime.datetime | None) -> timestamp_pb2.Timestamp | None:
+    """Return a time, which may be missing."""
+    if moment is None:
+        return None
+    result = timestamp_pb2.Timestamp()
+    result.FromDatetime(moment)
+    return result
+
+
+def duration(period: datetime.timedelta | None) -> duration_pb2.Duration | None:
+    """Return a length of time, which may be missing."""
+    if period is None:
+        return None
+    result = duration_pb2.Duration()
+    result.FromTimedelta(period)
+    return result
+
+
+def problem(error: model.Problem | None) -> status_pb2.Status | None:
+    """Return a stored error, which may be missing."""
+    return None if error is None else statuses.status(error)
+
+
+def environment(found: model.Environment) -> environment_service_pb2.Environment:
+    """Return an environment."""
+    return environment_service_pb2.Environment(
+        name=service_names.environment(found.id),
+        uid=found.uid,
+        etag=lookup.etag(found.revision),
+        display_name=found.display_name,
+        labels=found.labels,
+        retention_duration=duration(found.retention),
+        create_time=timestamp(found.created),
+        update_time=timestamp(found.updated),
+    )
+
+
+def volume(found: model.Volume, space: model.Space) -> volume_service_pb2.Volume:
+    """Return a volume with what it takes on primary storage."""
+    result = volume_service_pb2.Volume(
+        name=service_names.volume(found.environment, found.id),
+        uid=found.uid,
+        etag=lookup.etag(found.revision),
+        display_name=found.display_name,
+        labels=found.labels,
+        role=volume_service_pb2.Volume.Role.Value(f"ROLE_{found.role}"),
+        instance=found.instance,
+        size_bytes=found.size_bytes,
+        state=volume_service_pb2.Volume.State.Value(f"STATE_{found.state}"),
+        error=problem(found.error),
+        space=volume_service_pb2.Volume.Space(exclusive_bytes=space.exclusive, shared_bytes=space.shared),
+        create_time=timestamp(found.created),
+        update_time=timestamp(found.updated),
+    )
+    if found.source_snapshot:
+        result.source_snapshot = found.source_snapshot
+    return result
+
+
+def snapshot(found: model.Snapshot, space: model.Space) -> snapshot_service_pb2.Snapshot:
+    """Return a snapshot with what it takes on primary storage."""
+    return snapshot_service_pb2.Snapshot(
+        name=service_names.snapshot(found.environment, found.id),
+        uid=found.uid,
+        etag=lookup.etag(found.revision),
+        display_name=found.display_name,
+        labels=found.labels,
+        source_volume=service_names.volume(found.environment, found.volume),
+        source_volume_uid=found.volume_uid,
+        size_bytes=found.size_bytes,
+        state=snapshot_service_pb2.Snapshot.State.Value(f"STATE_{found.state}"),
+        error=problem(found.error),
+        rapid=found.rapid,
+        requested_rapid=found.requested_rapid,
+        retention_duration=duration(found.retention),
+        archive=_archive(found.archive),
+        health=snapshot_service_pb2.Snapshot.Health(
+            state=snapshot_service_pb2.Snapshot.Health.State.Value(f"STATE_{found.health}")
+        ),
+        primary_bytes=space.exclusive,
+        capture_time=timestamp(found.captured),
+        create_time=timestamp(found.created),
+        update_time=timestamp(found.updated),
+    )
+
+
+def _archive(archive: model.Archive) -> snapshot_service_pb2.Snapshot.Archive:
+    return snapshot_service_pb2.Snapshot.Archive(
+        state=snapshot_service_pb2.Snapshot.Archive.State.Value(f"STATE_{archive.state}"),
+        due_time=timestamp(archive.due),
+        archive_time=timestamp(archive.archived),
+        bytes_done=archive.bytes_done,
+        bytes_total=archive.bytes_total,
+        attempts=archive.attempts,
+        error=problem(archive.error),
+        next_attempt_time=timestamp(archive.next_attempt),
+        stored_bytes=archive.stored_bytes,
+    )
+
+
+def operation_name(found: model.Operation | None) -> str:
+    """Return an operation's name, or '' if there is none."""
+    return "" if found is None else service_names.operation(found.environment, found.id)
+
+
+def operation(found: model.Operation, response: message.Message | None) -> operations_pb2.Operation:
+    """Return an operation; response is what it packs if it is done and nothing went wrong."""
+    method = methods.BY_NAME.get(found.method)
+    metadata = operation_pb2.OperationMetadata(
+        method=method.full_name if method else found.method,
+        target=found.target,
+        stage=found.stage,
+        bytes_done=found.bytes_done,
+        bytes_total=found.bytes_total,
+        attempt=found.attempt,
+        create_time=timestamp(found.created),
+        end_time=timestamp(found.ended),
+    )
+    result = operations_pb2.Operation(name=operation_name(found), done=found.done, error=problem(found.error))
+    result.metadata.Pack(metadata)
+    if found.done and found.error is None and response is not None:
+        result.response.Pack(response)
+    return result
+
+
+def capacity(found: model.Capacity) -> system_service_pb2.GetCapacityResponse:
+    """Return the room that there is."""
+    return system_service_pb2.GetCapacityResponse(
+        pool=system_service_pb2.PoolCapacity(
+            total_bytes=found.pool_total,
+            free_bytes=found.pool_free,
+            used_bytes=found.pool_used,
+            low_watermark_bytes=found.pool_watermark,
+        ),
+        archive=system_service_pb2.ArchiveCapacity(
+            reachable=True, free_bytes=found.archive_free, stored_bytes=found.archive_used
+        ),
+    )
