@@ -46,13 +46,6 @@ _FIELD_OF_REASON = {
 """The field at fault, for those invalid arguments that don't carry it."""
 
 
-def problem(error: errors.SnapdError) -> model.Problem:
-    """Return an error in the form in which it is stored."""
-    names = [ancestor.__name__ for ancestor in type(error).__mro__]
-    branch = next((name for name in names if name in _CODES), errors.SnapdError.__name__)
-    return model.Problem(branch, error.reason, str(error), error.metadata())
-
-
 def internal() -> tuple[model.Problem, str]:
     """Return what a caller may know of an unexpected error, and the number under which it is logged."""
     incident = secrets.token_hex(4)

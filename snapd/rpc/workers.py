@@ -6,10 +6,11 @@ What has begun in a thread is never undone because the call that asked for it wa
 import asyncio
 import concurrent.futures
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound="Closable")
 
 CALL_THREADS = 16
 STREAM_THREADS = 8
@@ -36,6 +37,19 @@ class Workers:
         self._streams.shutdown()
 
 
+class Closable(Protocol):
+    """What has to be closed by whoever opened it."""
+
+    def close(self) -> None:
+        """Close it, in any thread; once is enough."""
+        ...
+
+
+async def result(future: concurrent.futures.Future[T]) -> T:
+    """Wait for what a thread does, without stopping it if the call is cancelled. Raises what it raises."""
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
 class Lane:
     """One stream's thread work: one piece after the other, at most one piece ahead of the event loop."""
 
@@ -43,25 +57,33 @@ class Lane:
         self._executor = executor
         self._ahead: concurrent.futures.Future[Any] | None = None
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call function in a thread once the piece before it is done. Raises what either raises."""
+    async def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[T]:
+        """Have function called in a thread once the piece before it is done, and don't wait for it.
+
+        Raises what the piece before raised.
+        """
         await self.settle()
         future = self._executor.submit(function, *args, **kwargs)
         self._ahead = future
-        result = await asyncio.shield(asyncio.wrap_future(future))
-        self._ahead = None
-        return result
+        return future
 
-    async def start(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Have function called in a thread once the piece before it is done, and don't wait for it."""
-        await self.settle()
-        self._ahead = self._executor.submit(function, *args, **kwargs)
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call function in a thread once the piece before it is done. Raises what either raises."""
+        return await result(await self.start(function, *args, **kwargs))
+
+    async def open(self, function: Callable[P, C], *args: P.args, **kwargs: P.kwargs) -> C:
+        """Call function in a thread; what it returns is closed if the call is cancelled meanwhile."""
+        future = await self.start(function, *args, **kwargs)
+        try:
+            return await result(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_close_result)
+            raise
 
     async def settle(self) -> None:
-        """Wait until nothing runs. Raises what the last piece raised, if nobody has seen it yet."""
+        """Wait until nothing runs. Raises what the last piece raised."""
         if self._ahead is not None:
-            await asyncio.shield(asyncio.wrap_future(self._ahead))
-            self._ahead = None
+            await result(self._ahead)
 
     async def finish(self, function: Callable[[], None]) -> None:
         """Call function in a thread as the very last, whatever was raised before, and even if the call is cancelled."""
@@ -71,3 +93,8 @@ class Lane:
         if self._ahead is not None:
             await asyncio.gather(asyncio.wrap_future(self._ahead), return_exceptions=True)
         await asyncio.wrap_future(self._executor.submit(function))
+
+
+def _close_result(future: concurrent.futures.Future[C]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().close()

@@ -1,0 +1,51 @@
+"""SystemService: the daemon itself."""
+
+import dataclasses
+import datetime
+from typing import Any
+
+from snapd.rpc import constraints, convert
+from snapd.rpc.edge import Edge
+from snapd.v1 import system_service_pb2 as messages
+from snapd.v1 import system_service_pb2_grpc
+
+REQUEST_ID_RETENTION = datetime.timedelta(hours=24)
+"""Promised to callers; the service keeps them for at least as long."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What the daemon tells of itself."""
+
+    version: str
+    started: datetime.datetime
+    capabilities: tuple[str, ...]
+    chain_depth: int
+
+
+class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
+    """Serves what concerns the daemon as a whole on one listener."""
+
+    def __init__(self, edge: Edge, info: Info) -> None:
+        self._edge = edge
+        self._info = info
+
+    async def GetServerInfo(
+        self, request: messages.GetServerInfoRequest, context: Any
+    ) -> messages.GetServerInfoResponse:
+        limits = messages.ServerLimits(
+            chunk_size_bytes=constraints.LARGEST_CHUNK,
+            page_size=convert.LARGEST_PAGE,
+            volume_size_bytes=constraints.LARGEST_VOLUME,
+            chain_depth=self._info.chain_depth,
+            request_id_retention_duration=convert.duration(REQUEST_ID_RETENTION),
+        )
+        return messages.GetServerInfoResponse(
+            version=self._info.version,
+            start_time=convert.timestamp(self._info.started),
+            capabilities=self._info.capabilities,
+            limits=limits,
+        )
+
+    async def GetCapacity(self, request: messages.GetCapacityRequest, context: Any) -> messages.GetCapacityResponse:
+        return convert.capacity(await self._edge.workers.run(self._edge.service.capacity))
