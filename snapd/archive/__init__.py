@@ -1,4 +1,6 @@
-"""The archive: content-addressed blocks in packs, with manifests, on secondary storage. docs/archive-format.md is its law.
+"""The archive: content-addressed blocks in packs, with manifests, on secondary storage.
+
+docs/archive-format.md is its law. The modules, from the outside in:
 
 repository   open, begin, manifest, collect: what the service layer talks to
 recording    one snapshot on its way in            collection   packs that nothing reaches, on their way out

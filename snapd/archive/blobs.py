@@ -1,6 +1,7 @@
 """Blobs of one environment, read: by the place in an entry, by name when they aren't there, and always checked.
 
-Wrong bytes are never returned. A pack that is found damaged or missing is marked in the index, so that it is no hit for deduplication.
+Wrong bytes are never returned. A pack that is found damaged or missing is marked in the index, so that it is no hit
+for deduplication.
 """
 
 import collections
@@ -62,19 +63,21 @@ class Blobs:
         packs = [entry.pack, *self.index.find(self.home.area.environment_uid, entry.name)]
         for pack_id in dict.fromkeys(packs):
             other = self.locate(pack_id, entry.name)
-            if other is None or other == entry:
+            if other is None:
                 continue
-            try:
-                stored = self.store.get_range(self.home.area.pack(pack_id), other.offset, other.length)
-                return self.decode(kind, other, length, stored)
-            except (errors.NotFound, errors.Corrupt):
-                self.index.mark(pack_id, index.State.DAMAGED)
-        self.index.mark(entry.pack, index.State.DAMAGED)
+            if other != entry:
+                try:
+                    stored = self.store.get_range(self.home.area.pack(pack_id), other.offset, other.length)
+                    return self.decode(kind, other, length, stored)
+                except (errors.NotFound, errors.Corrupt):
+                    pass
+            # Its own index says that the blob is there, and it isn't.
+            self.index.mark(pack_id, index.State.DAMAGED)
         problem = "it is missing" if isinstance(first, errors.NotFound) else first.problem
         raise errors.Corrupt(what=f"{pack.label(entry.pack)}, blob {entry.name.hex()}", problem=problem) from first
 
     def find(self, name: bytes, pinned: set[bytes]) -> pages.Entry | None:
-        """Return where a blob is stored, or None. Its pack is pinned and noted in `pinned`, unless it was there already."""
+        """Return where a blob is stored, or None. Its pack is pinned and noted in `pinned` unless it is there."""
         with self.pins.lock:
             found = self.index.find(self.home.area.environment_uid, name)
             fresh = [pack_id for pack_id in found if pack_id not in pinned]

@@ -40,8 +40,8 @@ class Codec:
     def decode(self, stored: backend.Bytes, length: int) -> bytes:
         """Return the `length` bytes that were encoded.
 
-        Raises errors.Corrupt if `stored` is anything else. At most `length` bytes are ever allocated: python-zstandard trusts the size
-        that a frame declares, so that is compared first.
+        Raises errors.Corrupt if `stored` is anything else. At most `length` bytes are ever allocated:
+        python-zstandard trusts the size that a frame declares, so that is compared first.
         """
         view = memoryview(stored)
         encoding, payload = bytes(view[:1]), view[1:]

@@ -1,8 +1,8 @@
 """Collections: deleting the packs that no manifest of an environment reaches.
 
-Manifests are listed and read first, all of them; what can't be read stops it. Then packs are listed, and those that neither a
-manifest's table nor a pin names are forgotten by the index and deleted. docs/archive-format.md, "How it stays true",
-says why that is safe beside recordings.
+Manifests are listed and read first, all of them; what can't be read stops it. Then packs are listed, and those that
+neither a manifest's table nor a pin names are forgotten by the index and deleted. docs/archive-format.md, "How it
+stays true", says why that is safe beside recordings.
 """
 
 import dataclasses

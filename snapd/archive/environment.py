@@ -1,5 +1,6 @@
 """An environment's record in the archive, with the key that names its content (docs/archive-format.md, "Documents")."""
 
+import contextlib
 import dataclasses
 import functools
 from typing import Final
@@ -56,9 +57,7 @@ def create(store: backend.Backend, area: layout.Area) -> Environment:
         "epoch": 0,
         "key": {"wrapping": "none", "bytes": names.new_key().hex()},
     }
-    try:
+    # If somebody makes it in between, theirs is as good, and the only one.
+    with contextlib.suppress(errors.AlreadyExists):
         store.put(area.record, [documents.encode(members, _seal)])
-    except errors.AlreadyExists:
-        # Somebody made it in between; theirs is as good, and the only one.
-        pass
     return load(store, area)

@@ -1,8 +1,8 @@
-"""The local index: which pack holds a blob of which name. A cache, in an SQLite file of its own, rebuilt from the packs.
+"""The local index: which pack holds a blob of which name. A cache in an SQLite file, rebuilt from the packs.
 
-It may lack what the store has, and `synchronous=NORMAL` may lose its last transactions with the power; the comparison with
-the store at each process's first use of an environment (`reconcile`) makes up for both. Only the beginning of a name is
-kept, and no place: who gets a hit looks it up in the pack's own, checksummed index.
+It may lack what the store has, and `synchronous=NORMAL` may lose its last transactions with the power; the comparison
+with the store at each process's first use of an environment (`reconcile`) makes up for both. Only the beginning of a
+name is kept, and no place: who gets a hit looks it up in the pack's own, checksummed index.
 """
 
 import dataclasses
@@ -157,6 +157,14 @@ class Index:
             ).fetchall()
         return {pack_id: Pack(pack_id, size_bytes, State(state)) for pack_id, size_bytes, state in rows}
 
+    def damaged(self, environment_uid: str) -> set[bytes]:
+        """Return the ids of an environment's packs that are known to be damaged or missing."""
+        with self._errors():
+            rows = self._connection.execute(
+                "SELECT id FROM packs WHERE environment = ? AND state = ?", [environment_uid, int(State.DAMAGED)]
+            ).fetchall()
+        return {pack_id for (pack_id,) in rows}
+
     def pack(self, pack_id: bytes) -> Pack | None:
         """Return one pack, or None if the index doesn't know it."""
         with self._errors():
@@ -203,7 +211,7 @@ class Index:
         return [pack_id for (pack_id,) in rows]
 
     def reconcile(self, environment_uid: str, stored: dict[bytes, int]) -> list[bytes]:
-        """Forget the packs of an environment that aren't in `stored` (lengths by id) and return those that are unknown."""
+        """Forget an environment's packs that aren't in `stored` (lengths by id) and return those that are unknown."""
         known = self.packs(environment_uid)
         for pack_id, pack in known.items():
             if stored.get(pack_id) != pack.size_bytes:

@@ -82,7 +82,7 @@ def encode(home: environment.Environment, document: Document) -> bytes:
 
 
 def decode(home: environment.Environment, snapshot_uid: str, data: bytes) -> Document:
-    """Return what a manifest's object says. Raises errors.Corrupt if it isn't this environment's and this snapshot's."""
+    """Return what a manifest's object says. Raises errors.Corrupt unless it is of this environment and snapshot."""
     name = what(snapshot_uid)
     members = documents.decode(name, data, home.seal_manifest, _VERSION)
     area = home.area
@@ -128,7 +128,7 @@ class Manifest:
         self._pages: collections.OrderedDict[pages.Entry, bytes] = collections.OrderedDict()
 
     def entries(self, first: int, count: int) -> pages.Entries:
-        """Return the entries of blocks [first, first + count) as an array of pages.DTYPE; a name of zeros reads as zeros.
+        """Return the entries of blocks [first, first + count) as an array of pages.DTYPE; zeros read as zeros.
 
         Raises errors.OutOfRange, errors.Corrupt, errors.ArchiveUnreachable.
         """
@@ -176,7 +176,7 @@ class Manifest:
         return self.read_entry(number, pages.decode(self.entries(number, 1).tobytes()))
 
     def read_entry(self, number: int, entry: pages.Entry) -> bytes:
-        """Return the bytes of block `number`, whose entry is known. Raises errors.Corrupt, errors.ArchiveUnreachable."""
+        """Return the bytes of block `number`, whose entry is known. Raises as `read` does."""
         length = self.block_length(number)
         return bytes(length) if entry.is_nothing else self._blobs.read(names.Kind.BLOCK, entry, length)
 

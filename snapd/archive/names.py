@@ -1,7 +1,7 @@
 """Names of content: keyed BLAKE3 over the bytes and a kind byte, with the environment's key.
 
-The kind comes last, so that the data is hashed from an aligned start. Without the key nobody can tell whether some content
-is in the archive, and a name of one environment means nothing in another.
+The kind comes last, so that the data is hashed from an aligned start. Without the key nobody can tell whether some
+content is in the archive, and a name of one environment means nothing in another.
 """
 
 import enum

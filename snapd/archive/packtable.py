@@ -3,6 +3,7 @@
 It is what makes a collection and the check of inherited packs cost what there are packs, and not what there are pages.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -38,7 +39,7 @@ def decode(what: str, data: bytes) -> PackTable:
     table = np.frombuffer(data, _DTYPE)
     text = table["pack"].tobytes()
     ids = [text[start : start + layout.PACK_ID_LENGTH] for start in range(0, len(text), layout.PACK_ID_LENGTH)]
-    if any(one >= other for one, other in zip(ids, ids[1:], strict=False)):
+    if any(one >= other for one, other in itertools.pairwise(ids)):
         raise errors.Corrupt(what=what, problem="its pack table isn't in order")
     if len(table) and (int(table["references"].min()) < 1 or int(table["size_bytes"].max()) > pack.LARGEST):
         raise errors.Corrupt(what=what, problem="its pack table holds impossible numbers")

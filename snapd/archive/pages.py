@@ -1,6 +1,7 @@
 """Entries: what a page holds 256 of, and a manifest one of. A name, and a hint where its blob lies. Pure.
 
-Also the arithmetic of the tree: how many levels a disk needs, which page holds which block (docs/archive-format.md, "Pages").
+Also the arithmetic of the tree: how many levels a disk needs, which page holds which block (docs/archive-format.md,
+"Pages").
 """
 
 import struct
@@ -24,7 +25,7 @@ PAGE_SIZE: Final = FANOUT * SIZE
 DTYPE: Final = np.dtype(
     [("name", "u1", names.LENGTH), ("pack", "u1", layout.PACK_ID_LENGTH), ("offset", "<u4"), ("length", "<u4")]
 )
-"""An entry as numpy sees it, 56 bytes. Names and pack ids are rows of bytes: numpy's text types drop zeros at their end."""
+"""An entry as numpy sees it, 56 bytes. Names and ids are rows of bytes: numpy's text types drop zeros at the end."""
 
 Entries = npt.NDArray[np.void]
 """An array of DTYPE."""

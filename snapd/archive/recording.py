@@ -1,7 +1,7 @@
 """One snapshot on its way into the archive: blocks in, a manifest out.
 
-Owns the order of things: blobs, pages, proof, manifest. Until the manifest is published nothing refers to what a recording
-stored; what it stored in full packs is found again by the next one.
+Owns the order of things: blobs, pages, proof, manifest. Until the manifest is published nothing refers to what a
+recording stored; what it stored in full packs is found again by the next one.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ class Recording:
         return self._statistics
 
     def put(self, number: int, data: backend.Bytes) -> None:
-        """Have block `number` hold data: block_size bytes, fewer only if the disk ends in it. They may be reused on return.
+        """Have block `number` hold data: block_size bytes, fewer only if the disk ends in it. Reusable on return.
 
         Raises errors.OutOfRange, errors.InvalidField, errors.ArchiveUnreachable, errors.StorageFull, errors.Corrupt.
         """
@@ -102,7 +102,7 @@ class Recording:
             )
 
     def put_zeroes(self, numbers: blockmap.Int64Array) -> None:
-        """Have blocks read as zeros, in any order. Raises errors.OutOfRange, errors.ArchiveUnreachable, errors.Corrupt."""
+        """Have blocks read as zeros. Raises errors.OutOfRange, errors.ArchiveUnreachable, errors.Corrupt."""
         numbers = np.unique(numbers)
         if len(numbers) == 0:
             return
@@ -116,10 +116,10 @@ class Recording:
             )
 
     def commit(self, metadata: Mapping[str, documents.Json]) -> manifest.Statistics:
-        """Store the pages, prove everything and publish the manifest. The recording has ended then, also if this raises.
+        """Store the pages, prove everything and publish the manifest. The recording has ended then, even if it fails.
 
-        Raises errors.AlreadyExists if the snapshot has a manifest; errors.Corrupt if something isn't proven (after one on a base,
-        a recording without base stores it anew); errors.ArchiveUnreachable, errors.StorageFull.
+        Raises errors.AlreadyExists if the snapshot has a manifest; errors.Corrupt if something isn't proven (after
+        one on a base, a recording without base stores it anew); errors.ArchiveUnreachable, errors.StorageFull.
         """
         try:
             with backend.translated("recording"):
@@ -139,7 +139,10 @@ class Recording:
         return self._statistics
 
     def abort(self) -> None:
-        """End without a manifest. Full packs stay until a collection: the next recording finds their blobs. May be repeated."""
+        """End without a manifest. May be repeated.
+
+        Full packs stay until a collection, so that the next recording finds their blobs.
+        """
         if self._ended:
             return
         self._ended = True
@@ -182,11 +185,7 @@ class Recording:
             else:
                 elsewhere.append(pack_id)
         stored = self._stored_sizes(elsewhere)
-        damaged = {
-            pack_id
-            for pack_id, known in self._blobs.index.packs(self._blobs.home.area.environment_uid).items()
-            if known.state is index.State.DAMAGED
-        }
+        damaged = self._blobs.index.damaged(self._blobs.home.area.environment_uid)
         for pack_id in elsewhere:
             size_bytes = stored.get(pack_id)
             if size_bytes is None or size_bytes != self._inherited.get(pack_id, size_bytes) or pack_id in damaged:

@@ -70,8 +70,8 @@ class Repository:
         """Open the archive in a store, and make one if there is none; then `block_size` (bytes) is settled for good.
 
         The index at index_path is made anew if it is missing or another archive's. `level` is zstd's.
-        Raises errors.InvalidField, errors.Corrupt, errors.SchemaTooNew, errors.ArchiveUnreachable; the last also if the index knows an
-        archive and the store is empty: then it isn't mounted.
+        Raises errors.InvalidField, errors.Corrupt, errors.SchemaTooNew, errors.ArchiveUnreachable; the last also if
+        the index knows an archive and the store is empty: then it isn't mounted.
         """
         if block_size not in _block_sizes():
             raise errors.InvalidField(field="block_size", problem=f"{block_size} is none of {_block_sizes()}")
@@ -84,6 +84,7 @@ class Repository:
             uid, settled_block_size = _load(store, index_path)
             local_index.adopt(uid)
             store.discard_unfinished(prefix)
+            store.discard_unfinished(layout.REPOSITORY)
         except BaseException:
             local_index.close()
             raise
@@ -101,8 +102,8 @@ class Repository:
     ) -> recording.Recording:
         """Begin to record a snapshot of a disk. Blocks that aren't put are those of the base, or zeros.
 
-        Raises errors.AlreadyExists if the snapshot has a manifest, errors.NotFound if the base has none, errors.InvalidField,
-        errors.Corrupt (of a base, or of the environment's record).
+        Raises errors.AlreadyExists if the snapshot has a manifest, errors.NotFound if the base has none,
+        errors.InvalidField, errors.Corrupt (of a base, or of the environment's record).
         """
         if not 0 <= size_bytes <= pages.LARGEST_DISK:
             raise errors.InvalidField(

@@ -1,8 +1,8 @@
 """The pages of a recording: a base's tree with changes on top, and how many entries refer to each pack.
 
-Pages above the leaves are held in memory (14 MB for 16 TiB), of the leaves only the latest, 8 MB; the others wait in a scratch
-file. Pages of the base are read when something below them changes. Knows neither packs nor hashing: it is given a way
-to read a page and one to store it. Not thread-safe.
+Pages above the leaves are held in memory (14 MB for 16 TiB), of the leaves only the latest, 8 MB; the others wait in
+a scratch file. Pages of the base are read when something below them changes. Knows neither packs nor hashing: it is
+given a way to read a page and one to store it. Not thread-safe.
 """
 
 import itertools
@@ -119,7 +119,7 @@ class Tree:
                 self._set(page, position, pages.NOTHING)
 
     def write(self, store_page: StorePage) -> pages.Entry:
-        """Store the pages that changed, the leaves first, and return the entry of the root. `references` is exact then."""
+        """Store the pages that changed, the leaves first, and return the root's entry. `references` is exact then."""
         for leaf in sorted(self._leaves.keys() | self._spilled):
             self._write(0, leaf, self._leaf(leaf), store_page)
         for level in range(1, self.depth):

@@ -1,1 +1,1 @@
-"""Where the archive's objects lie. One contract (`backend`), one module for each kind of store, one suite of tests for all."""
+"""Where the archive's objects lie: one contract (`backend`), one module for each kind of store, one suite for all."""

@@ -2,8 +2,8 @@
 
 Knows nothing of what the objects mean. Keys are '/'-separated; no element is empty or begins with a dot.
 
-Errors that any call may raise: errors.ArchiveUnreachable when the store doesn't answer, errors.StorageFull when it has no
-room left.
+Errors that any call may raise: errors.ArchiveUnreachable when the store doesn't answer, errors.StorageFull when it
+has no room left.
 """
 
 import errno
@@ -94,7 +94,7 @@ def translated(key: str) -> Iterator[None]:
     """Turn an OSError of the block into NotFound, StorageFull or ArchiveUnreachable for key."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.NotFound(resource_type="object", name=key) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,7 +1,7 @@
 """A store in a folder of a local or mounted file system: the archive's default.
 
-An object is written under a temporary name that begins with a dot, fsynced, renamed, and its folder fsynced. Folders are made when needed
-and removed when empty.
+An object is written under a temporary name that begins with a dot, fsynced, renamed, and its folder fsynced. Folders
+are made when needed and removed when empty.
 """
 
 import itertools
@@ -101,7 +101,7 @@ class DirectoryBackend:
             except FileNotFoundError:
                 # The file went, and then its folder, before that could be made durable: nothing is left to do.
                 removed = True
-            except NotADirectoryError:
+            except (NotADirectoryError, IsADirectoryError):
                 return False
             self._remove_empty(path.parent)
         return removed
