@@ -4,6 +4,7 @@ It owns the loop around WaitOperation: each call waits on the daemon's side for 
 between is waited for too, because accepted work survives it.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -13,7 +14,7 @@ from google.protobuf import duration_pb2, message
 
 from snapd import clock
 from snapd.client import connection, errors, retry
-from snapd.v1 import operation_pb2
+from snapd.v1 import operation_pb2, snapshot_service_pb2
 
 Progress = Callable[[operation_pb2.OperationMetadata], None]
 Resource = TypeVar("Resource", bound=message.Message)
@@ -61,6 +62,43 @@ def wait(
                 code=grpc.StatusCode.DEADLINE_EXCEEDED,
                 message=f"{name} is not done after {timeout_s:g} seconds; it goes on",
             )
+
+
+def wait_for_snapshot(
+    client: connection.Client,
+    name: str,
+    *,
+    archived: bool = False,
+    on_progress: Callable[[snapshot_service_pb2.Snapshot], None] | None = None,
+    timeout_s: float | None = None,
+) -> snapshot_service_pb2.Snapshot:
+    """Wait until a snapshot is `COMPLETED`, or archived, whatever operation leads there, and return it.
+
+    Raises errors.ApiError: that of the snapshot if it failed, NOT_FOUND also if it is deleted meanwhile, and
+    DEADLINE_EXCEEDED after timeout_s seconds.
+    """
+    end_s = None if timeout_s is None else clock.monotonic_s() + timeout_s
+    pause = threading.Event()
+    while True:
+        request = snapshot_service_pb2.GetSnapshotRequest(name=name)
+        snapshot = client.snapshots.GetSnapshot(request, wait_for_ready=True).snapshot
+        if on_progress is not None:
+            on_progress(snapshot)
+        if snapshot.state == snapshot_service_pb2.Snapshot.STATE_FAILED:
+            raise errors.from_status(snapshot.error)
+        if archived:
+            done = snapshot.archive.state == snapshot_service_pb2.Snapshot.Archive.STATE_ARCHIVED
+        else:
+            done = snapshot.state == snapshot_service_pb2.Snapshot.STATE_COMPLETED
+        if done:
+            return snapshot
+        if end_s is not None and clock.monotonic_s() >= end_s:
+            state = snapshot_service_pb2.Snapshot.State.Name(snapshot.state).removeprefix("STATE_")
+            raise errors.ApiError(
+                code=grpc.StatusCode.DEADLINE_EXCEEDED,
+                message=f"{name} is still {state} after {timeout_s:g} seconds; its archiving goes on",
+            )
+        pause.wait(_TURN_WITH_PROGRESS_S)
 
 
 def metadata(operation: operations_pb2.Operation) -> operation_pb2.OperationMetadata:
