@@ -1,0 +1,114 @@
+import pathlib
+
+import pytest
+
+from snapd import units
+from tests.unit.cli.conftest import Snapvol
+from tests.unit.client import stub_daemon
+
+
+def test_an_environment_is_made_shown_changed_and_deleted(snapvol: Snapvol) -> None:
+    made = snapvol("environment", "create", "blue", "--label", "team=a", "--retention", "1h30m", "-o", "json")
+    assert made.json == {"name": "environments/blue", "labels": {"team": "a"}, "retention_duration": "5400s"}
+    changed = snapvol("environment", "update", "blue", "--label", "tier=1", "--remove-label", "team", "-o", "json")
+    assert changed.json["labels"] == {"tier": "1"}
+    shown = snapvol("environment", "show", "blue")
+    assert "1h30m" in shown.out
+    assert "tier=1" in shown.out
+    assert snapvol("environment", "delete", "blue", "--yes").code == 0
+    assert snapvol("environment", "list", "-o", "json").json == []
+
+
+def test_a_volume_is_made_with_what_was_said(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    options = ("--role", "root", "--instance", "vm-7", "--label", "team=a", "--display-name", "Boot disk")
+    made = snapvol("volume", "create", "root", "--size", "10MiB", *options, "--output", "json")
+    assert made.code == 0
+    assert made.json == {
+        "name": "environments/blue/volumes/root",
+        "display_name": "Boot disk",
+        "labels": {"team": "a"},
+        "role": "ROLE_ROOT",
+        "instance": "vm-7",
+        "size_bytes": str(10 * units.MIB),
+        "state": "STATE_READY",
+    }
+    waited = [request for request in memory.received if type(request).__name__ == "WaitOperationRequest"]
+    assert len(waited) == 1
+
+
+def test_without_waiting_the_operation_is_named(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    made = snapvol("volume", "create", "root", "--size", "1M", "--no-wait")
+    assert "environments/blue/operations/op-0 goes on" in made.err
+    assert not any(type(request).__name__ == "WaitOperationRequest" for request in memory.received)
+
+
+def test_a_list_is_a_table_over_all_pages(snapvol: Snapvol) -> None:
+    for name in ("a", "b", "c"):
+        snapvol("volume", "create", name, "--size", "1M")
+    lines = snapvol("volume", "list").out.splitlines()
+    assert lines[0].split() == ["VOLUME", "STATE", "ROLE", "SIZE", "EXCLUSIVE", "SHARED", "INSTANCE", "CREATED"]
+    assert [line.split()[:3] for line in lines[1:]] == [[name, "READY", "DATA"] for name in "abc"]
+    assert len(snapvol("volume", "list", "--limit", "2", "--output", "json").json) == 2
+
+
+def test_a_snapshot_is_taken_reverted_to_and_cloned(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    snapvol("volume", "create", "root", "--size", "1M")
+    taken = snapvol("snapshot", "create", "root", "before", "--rapid", "--retention", "0s", "-o", "json")
+    assert taken.json["name"] == "environments/blue/snapshots/before"
+    assert taken.json["rapid"] is True
+    assert snapvol("volume", "revert", "root", "before", "--yes").code == 0
+    assert memory.received[-3].snapshot == "environments/blue/snapshots/before"
+    cloned = snapvol("volume", "clone", "before", "copy", "-o", "json")
+    assert cloned.json["source_snapshot"] == "environments/blue/snapshots/before"
+    assert cloned.json["size_bytes"] == str(units.MIB)
+
+
+def test_a_regular_snapshot_is_waited_for_and_a_list_of_one_volumes_is_filtered(
+    snapvol: Snapvol, memory: stub_daemon.Memory
+) -> None:
+    snapvol("volume", "create", "root", "--size", "1M")
+    memory.turns = 2
+    assert snapvol("snapshot", "create", "root", "kept").code == 0
+    assert snapvol("snapshot", "wait", "kept").code == 0
+    assert snapvol("snapshot", "archive", "kept").code == 0
+    snapvol("snapshot", "list", "--volume", "root", "--filter", "rapid = false")
+    assert memory.received[-1].filter == 'rapid = false AND volume = "environments/blue/volumes/root"'
+
+
+def test_full_names_need_no_environment(snapvol: Snapvol, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SNAPVOL_ENVIRONMENT")
+    assert snapvol("volume", "create", "environments/green/volumes/root", "--size", "1M").code == 0
+    assert snapvol("volume", "show", "root").code == 2
+    assert snapvol("volume", "show", "root", "--environment", "green").code == 0
+    assert snapvol("snapshot", "create", "environments/green/volumes/root", "--rapid").code == 0
+    assert snapvol("volume", "show", "environments/green/snapshots/x").code == 2
+
+
+def test_operations_are_listed_shown_and_cancelled(snapvol: Snapvol) -> None:
+    snapvol("volume", "create", "root", "--size", "1M", "--no-wait")
+    assert "CreateVolume" in snapvol("operation", "list").out
+    assert snapvol("operation", "show", "op-0", "-o", "json").json["name"] == "environments/blue/operations/op-0"
+    assert snapvol("operation", "cancel", "op-0").code == 0
+    assert "failed" in snapvol("operation", "show", "op-0").out
+
+
+def test_the_system_tells_its_version_and_its_room(snapvol: Snapvol) -> None:
+    assert "archive.directory" in snapvol("system", "info").out
+    assert "60.0 GiB" in snapvol("system", "capacity").out
+
+
+def test_a_file_comes_back_as_it_went(snapvol: Snapvol, memory: stub_daemon.Memory, tmp_path: pathlib.Path) -> None:
+    image = tmp_path / "image.raw"
+    image.write_bytes(b"boot" * 1024 + bytes(units.MIB))
+    assert snapvol("volume", "import", str(image), "root", "--format", "raw").code == 0
+    snapvol("snapshot", "create", "root", "before", "--rapid")
+    assert snapvol("volume", "export", "before", str(tmp_path / "out.raw")).code == 0
+    assert (tmp_path / "out.raw").read_bytes() == image.read_bytes()
+    again = snapvol("volume", "export", "before", str(tmp_path / "out.raw"))
+    assert again.code == 1
+    assert "--force" in again.err
+    image.write_bytes(b"data" * 128)
+    assert snapvol("volume", "write", "root", str(image), "--yes").code == 0
+    assert memory.contents["environments/blue/volumes/root"].startswith(b"data" * 128 + b"boot")
+    assert snapvol("volume", "export", "--volume", "root", str(tmp_path / "out.raw"), "--force").code == 0
+    assert (tmp_path / "out.raw").read_bytes().startswith(b"data")
