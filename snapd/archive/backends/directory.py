@@ -103,7 +103,7 @@ class DirectoryBackend:
                 removed = True
             except (NotADirectoryError, IsADirectoryError):
                 return False
-            self._remove_empty(path.parent)
+            self.remove_empty(path.parent)
         return removed
 
     def drop_cache(self, key: str) -> None:
@@ -120,7 +120,9 @@ class DirectoryBackend:
             for path, _ in self._files(prefix):
                 if path.name.startswith(".") and path.name.endswith(".tmp"):
                     count += fsops.unlink(path, durable=False)
-                    self._remove_empty(path.parent)
+            for folder, _, files in os.walk(self._root / prefix, topdown=False):
+                if not files:
+                    self.remove_empty(pathlib.Path(folder))
         return count
 
     def free_bytes(self) -> int | None:
@@ -143,7 +145,8 @@ class DirectoryBackend:
                 fsops.sync_directory(path.parent)
                 self._durable_folders.add(path)
 
-    def _remove_empty(self, folder: pathlib.Path) -> None:
+    def remove_empty(self, folder: pathlib.Path) -> None:
+        """Remove a folder below the root, and those above it, as far as they are empty."""
         while folder != self._root:
             with self._lock:
                 if not fsops.remove_directory(folder):
@@ -211,6 +214,7 @@ class DirectoryUpload:
         if self._temporary is not None:
             with backend.translated(self._key):
                 fsops.unlink(self._temporary, durable=False)
+                self._store.remove_empty(self._temporary.parent)
             self._temporary = None
 
     def _close(self) -> None:
