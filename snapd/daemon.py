@@ -58,6 +58,7 @@ async def _serve(config: configs.Config) -> None:
     service = services.Service.open(config.settings, system_clock)
     try:
         edge = server.Server(service, limits, info, config.message_bytes)
+        watchdog = asyncio.create_task(_feed_watchdog(service))
         try:
             # Bound before there are threads that make files, since binding changes the umask.
             for listener in config.listeners:
@@ -66,17 +67,14 @@ async def _serve(config: configs.Config) -> None:
             await edge.start()
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-            async with asyncio.TaskGroup() as tasks:
-                watchdog = tasks.create_task(_feed_watchdog(service))
-                notify.send(notify.READY)
-                _log.info("serving", version=info.version, state_dir=str(config.state_dir))
-                await stopping.wait()
-                notify.send(notify.STOPPING)
-                _log.info("stopping", grace_s=GRACE_S)
-                await edge.stop(GRACE_S)
-                watchdog.cancel()
+            notify.send(notify.READY)
+            _log.info("serving", version=info.version, state_dir=str(config.state_dir))
+            await stopping.wait()
+            notify.send(notify.STOPPING)
+            _log.info("stopping", grace_s=GRACE_S)
         finally:
-            await edge.stop(0)
+            await edge.stop(GRACE_S)
+            watchdog.cancel()
     finally:
         await asyncio.to_thread(service.stop)
     _log.info("stopped")
