@@ -64,7 +64,7 @@ class Deposit:
             if stored:
                 writer.append(buffers)
         except errors.SnapdError as error:
-            self._fail(error)
+            self.fail(error)
             raise
         finally:
             self._give_back(writer)
@@ -103,7 +103,8 @@ class Deposit:
         if self._failure is not None:
             raise self._failure
 
-    def _fail(self, error: errors.SnapdError) -> None:
+    def fail(self, error: errors.SnapdError) -> None:
+        """Have everything from now on raise this error: what was put isn't whole."""
         with self._lock:
             self._failure = self._failure or error
 
@@ -142,10 +143,10 @@ class Deposit:
                 self._prove(finished.pack_id, finished.size_bytes)
                 self._offer(finished)
         except errors.SnapdError as error:
-            self._fail(error)
+            self.fail(error)
         except BaseException as error:
             # A thread of an executor has nobody to raise to; the recording must not go on as if it were proven.
-            self._fail(errors.ArchiveUnreachable(problem=f"{pack.label(writer.pack_id)}: {error!r}"))
+            self.fail(errors.ArchiveUnreachable(problem=f"{pack.label(writer.pack_id)}: {error!r}"))
             raise
         finally:
             try:

@@ -7,8 +7,9 @@ recording stored; what it stored in full packs is found again by the next one.
 import dataclasses
 import pathlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -89,7 +90,7 @@ class Recording:
             entry, stored, zero = pages.NOTHING, 0, 1
         else:
             (entry, stored), zero = self._deposit.put(names.Kind.BLOCK, view), 0
-        with self._lock:
+        with self._lock, self._poisoning():
             self._tree.replace(number, entry)
             done = self._statistics
             self._statistics = manifest.Statistics(
@@ -108,7 +109,7 @@ class Recording:
             return
         if numbers[0] < 0 or numbers[-1] >= self._document.blocks:
             raise self._beyond_end(int(numbers[-1]))
-        with self._lock:
+        with self._lock, self._poisoning():
             self._tree.clear(numbers)
             done = self._statistics
             self._statistics = dataclasses.replace(
@@ -158,6 +159,15 @@ class Recording:
 
     def __exit__(self, *exception: object) -> None:
         self.abort()
+
+    @contextmanager
+    def _poisoning(self) -> Iterator[None]:
+        """Keep a recording from being committed after a change that failed, whatever its caller makes of the error."""
+        try:
+            yield
+        except errors.SnapdError as error:
+            self._deposit.fail(error)
+            raise
 
     # --- pages ---
 
