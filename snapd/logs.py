@@ -33,7 +33,10 @@ def configure(log_format: str, level: str) -> None:
         # The encoder escapes everything beyond ASCII too, so nothing else has to.
         ending += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        ending += [escape_controls, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        console = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        ending += [structlog.processors.format_exc_info, escape_controls, console]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=ending))
     root = logging.getLogger()
@@ -42,8 +45,12 @@ def configure(log_format: str, level: str) -> None:
 
 
 def escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Write the control characters of an event's texts as escapes."""
-    return {key: _CONTROL.sub(_escape, value) if isinstance(value, str) else value for key, value in event.items()}
+    """Write the control characters of an event's texts as escapes, but for the line ends of a traceback."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            lines = value.split("\n") if key == "exception" else [value]
+            event[key] = "\n".join(_CONTROL.sub(_escape, line) for line in lines)
+    return event
 
 
 def _escape(found: re.Match[str]) -> str:

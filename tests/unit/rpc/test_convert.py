@@ -1,0 +1,116 @@
+import datetime
+import enum
+
+import pytest
+from google.protobuf import duration_pb2, field_mask_pb2
+from google.protobuf.internal import enum_type_wrapper
+
+from snapd import model
+from snapd.rpc import convert, methods
+from snapd.v1 import environment_service_pb2, operation_pb2, snapshot_service_pb2, volume_service_pb2
+
+_NOW = datetime.datetime(2026, 11, 22, 15, 44, 55, 123456, tzinfo=datetime.UTC)
+_FIELDS = {"display_name": "display_name", "labels": "labels", "retention_duration": "retention"}
+
+
+def _request(etag: str = "", request_id: str = "") -> volume_service_pb2.DeleteVolumeRequest:
+    return volume_service_pb2.DeleteVolumeRequest(name="environments/a/volumes/b", etag=etag, request_id=request_id)
+
+
+def _digest(request: volume_service_pb2.DeleteVolumeRequest) -> bytes:
+    return convert.request(request, "agent", "DeleteVolume", "a").digest
+
+
+def test_the_digest_of_a_request_covers_all_but_its_id() -> None:
+    assert _digest(_request()) == _digest(_request(request_id="1"))
+    assert _digest(_request()) != _digest(_request(etag="1"))
+
+
+def test_the_digest_does_not_depend_on_the_order_of_labels() -> None:
+    digests = set()
+    for keys in (("a", "b", "c"), ("c", "b", "a")):
+        environment = environment_service_pb2.Environment(labels=dict.fromkeys(keys, "x"))
+        request = environment_service_pb2.CreateEnvironmentRequest(environment=environment)
+        digests.add(convert.request(request, "agent", "CreateEnvironment", "").digest)
+    assert len(digests) == 1
+
+
+def test_where_an_upload_resumes_is_not_part_of_what_is_asked_for() -> None:
+    first = volume_service_pb2.ImportVolumeRequest.Start(parent="environments/a", size_bytes=512)
+    again = volume_service_pb2.ImportVolumeRequest.Start(parent="environments/a", size_bytes=512, resume_offset=256)
+    assert convert.request(first, "a", "ImportVolume", "a") == convert.request(again, "a", "ImportVolume", "a")
+
+
+def test_an_empty_mask_stands_for_the_fields_that_are_set() -> None:
+    environment = environment_service_pb2.Environment(name="environments/a", labels={"k": "v"})
+    assert convert.changes(environment, field_mask_pb2.FieldMask(), _FIELDS) == {"labels": {"k": "v"}}
+
+
+def test_a_masked_field_that_is_not_set_is_cleared() -> None:
+    mask = field_mask_pb2.FieldMask(paths=["display_name", "labels", "retention_duration"])
+    changes = convert.changes(environment_service_pb2.Environment(), mask, _FIELDS)
+    assert changes == {"display_name": "", "labels": {}, "retention": None}
+
+
+def test_a_retention_keeps_its_microseconds() -> None:
+    environment = environment_service_pb2.Environment(retention_duration=duration_pb2.Duration(seconds=5, nanos=7000))
+    assert convert.retention(environment) == datetime.timedelta(seconds=5, microseconds=7)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, 100), (1, 1), (1000, 1000), (5000, 1000)])
+def test_a_page_has_a_default_and_a_largest_size(asked: int, given: int) -> None:
+    query = convert.query(volume_service_pb2.ListVolumesRequest(page_size=asked), "agent", "a")
+    assert (query.page_size, query.order_by) == (given, "name")
+
+
+@pytest.mark.parametrize(
+    ("states", "wire", "prefix"),
+    [
+        (model.VolumeState, volume_service_pb2.Volume.State, "STATE_"),
+        (model.VolumeRole, volume_service_pb2.Volume.Role, "ROLE_"),
+        (model.SnapshotState, snapshot_service_pb2.Snapshot.State, "STATE_"),
+        (model.ArchiveState, snapshot_service_pb2.Snapshot.Archive.State, "STATE_"),
+        (model.HealthState, snapshot_service_pb2.Snapshot.Health.State, "STATE_"),
+        (model.ImageFormat, volume_service_pb2.ImageFormat, "IMAGE_FORMAT_"),
+    ],
+)
+def test_every_state_of_the_domain_is_one_on_the_wire(
+    states: type[enum.StrEnum], wire: "enum_type_wrapper.EnumTypeWrapper", prefix: str
+) -> None:
+    assert {f"{prefix}{state}" for state in states} | {f"{prefix}UNSPECIFIED"} == set(wire.keys())
+
+
+def _operation(error: model.Problem | None) -> model.Operation:
+    return model.Operation(
+        uid="u",
+        environment_uid="e",
+        environment="a",
+        id="op-1",
+        method="RevertVolume",
+        target="environments/a/volumes/b",
+        target_uid="v",
+        done=True,
+        error=error,
+        created=_NOW,
+        ended=_NOW + datetime.timedelta(seconds=1),
+    )
+
+
+def test_an_operation_carries_its_metadata_and_its_result() -> None:
+    response = volume_service_pb2.Volume(name="environments/a/volumes/b")
+    operation = convert.operation(_operation(None), response)
+    metadata, volume = operation_pb2.OperationMetadata(), volume_service_pb2.Volume()
+    assert operation.metadata.Unpack(metadata)
+    assert operation.response.Unpack(volume)
+    assert operation.name == "environments/a/operations/op-1"
+    assert metadata.method == methods.BY_NAME["RevertVolume"].full_name == "snapd.v1.VolumeService/RevertVolume"
+    assert metadata.create_time.ToDatetime(datetime.UTC) == _NOW
+    assert volume == response
+
+
+def test_an_operation_that_failed_carries_its_error_instead() -> None:
+    problem = model.Problem("ResourceExhausted", "POOL_FULL", "full", {"free_bytes": "1"})
+    operation = convert.operation(_operation(problem), None)
+    assert operation.WhichOneof("result") == "error"
+    assert operation.error.code == 8
+    assert operation.error.message == "full"
