@@ -56,6 +56,8 @@ def of_call(error: client_errors.ApiError, address: str) -> int:
     else:
         _say(error.message, error.advice)
         for violation in error.violations:
+            if violation.description in error.message:
+                continue
             sys.stderr.write(f"  {violation.subject}: {violation.description}\n")
     return _EXIT_CODES.get(error.code, FAILED)
 

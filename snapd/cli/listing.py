@@ -30,7 +30,7 @@ def options(function: Function) -> Function:
     """Add --filter, --order-by and --limit to a command."""
     decorators = (
         click.option("--filter", "filter_", default="", help="Such as 'state = READY AND labels.team = \"blue\"'."),
-        click.option("--order-by", default="", help="'name' or 'create_time', with ' desc' for the other way round."),
+        click.option("--order-by", default="", help="Such as 'create_time desc'; by name if left out."),
         click.option("--limit", type=click.IntRange(min=1), help="At most so many."),
     )
     for decorator in reversed(decorators):

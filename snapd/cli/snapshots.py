@@ -66,12 +66,14 @@ def create(
 @session.pass_session
 def list_(run: session.Session, volume: str, filter_: str, order_by: str, limit: int | None) -> None:
     """List the snapshots of an environment, or of all."""
+    parent = names.parent(run.environment)
     if volume:
-        term = f'volume = "{names.full("volumes", volume, run.environment)}"'
+        parent, volume_id = names.split("volumes", volume, run.environment)
+        term = f'volume = "{volume_id}"'
         filter_ = f"{filter_} AND {term}" if filter_ else term
     found = listing.each(
         run.client.snapshots.ListSnapshots,
-        api.ListSnapshotsRequest(parent=names.parent(run.environment)),
+        api.ListSnapshotsRequest(parent=parent),
         lambda page: page.snapshots,
         filter_=filter_,
         order_by=order_by,

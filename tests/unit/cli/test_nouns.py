@@ -72,7 +72,7 @@ def test_a_regular_snapshot_is_waited_for_and_a_list_of_one_volumes_is_filtered(
     assert snapvol("snapshot", "wait", "kept").code == 0
     assert snapvol("snapshot", "archive", "kept").code == 0
     snapvol("snapshot", "list", "--volume", "root", "--filter", "rapid = false")
-    assert memory.received[-1].filter == 'rapid = false AND volume = "environments/blue/volumes/root"'
+    assert memory.received[-1].filter == 'rapid = false AND volume = "root"'
 
 
 def test_full_names_need_no_environment(snapvol: Snapvol, monkeypatch: pytest.MonkeyPatch) -> None:
