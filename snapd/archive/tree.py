@@ -101,11 +101,6 @@ class Tree:
             return
         self._set(self._leaf(leaf), position, entry)
 
-    def entry(self, number: int) -> pages.Entry:
-        """Return what block `number` is."""
-        leaf, position = divmod(number, pages.FANOUT)
-        return pages.NOTHING if self._leaf_is_nothing(leaf) else pages.decode(self._leaf(leaf), position)
-
     def clear(self, numbers: blockmap.Int64Array) -> None:
         """Have blocks read as zeros. `numbers` ascend."""
         leaves = numbers // pages.FANOUT

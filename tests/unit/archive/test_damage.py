@@ -168,7 +168,7 @@ def test_a_recording_is_not_published_if_the_store_wrote_other_bytes(
 
 
 @pytest.mark.parametrize("harm", ["missing", "short"])
-def test_a_base_with_a_pack_that_is_gone_makes_the_recording_fail_and_a_full_one_heals(
+def test_a_base_with_a_pack_that_is_gone_fails_the_recording_and_a_full_one_succeeds(
     archive: archives.Archive, harm: str
 ) -> None:
     blocks = {number: content(number) for number in range(8)}
@@ -187,8 +187,16 @@ def test_a_base_with_a_pack_that_is_gone_makes_the_recording_fail_and_a_full_one
     assert archive.repository.snapshots(ENVIRONMENT) == ["base"]
     archive.record("next", blocks)
     assert archive.contents("next") == b"".join(blocks.values())
-    # The blocks are there again under their names, so the base is whole again too.
-    assert archive.contents("base") == b"".join(blocks.values())
+
+
+def test_a_damaged_block_is_whole_again_once_its_content_was_archived_anew(archive: archives.Archive) -> None:
+    blocks = {number: content(number) for number in range(8)}
+    archive.record("old", blocks)
+    archive.damage(archive.keys("/packs/")[0], 1000)
+    with pytest.raises(errors.Corrupt):
+        archive.contents("old")
+    assert archive.record("new", blocks).new_blocks == 8
+    assert archive.contents("old") == b"".join(blocks.values())
 
 
 def test_blocks_that_were_found_in_an_unproven_pack_are_proven_before_they_count(archive: archives.Archive) -> None:
