@@ -56,9 +56,9 @@ def of_call(error: client_errors.ApiError, address: str) -> int:
     else:
         _say(error.message, error.advice)
         for violation in error.violations:
-            if violation.description in error.message:
-                continue
-            sys.stderr.write(f"  {violation.subject}: {violation.description}\n")
+            # The message says the first one, as a rule.
+            if violation.description not in error.message:
+                sys.stderr.write(f"  {violation.subject}: {violation.description}\n")
     return _EXIT_CODES.get(error.code, FAILED)
 
 

@@ -27,7 +27,7 @@ def parent(text: str) -> str:
 
 
 def full(collection: str, text: str, environment_text: str) -> str:
-    """Return the full name of something in a collection such as `volumes`. Raises click.UsageError if it can't be one."""
+    """Return the full name of a member of a collection ('volumes'). Raises click.UsageError if it can't be one."""
     parts = text.split("/")
     if len(parts) == 1 and text:
         return f"{environment(environment_text)}/{collection}/{text}"

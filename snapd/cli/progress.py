@@ -15,7 +15,8 @@ from snapd.cli import session
 from snapd.client import waiting
 from snapd.v1 import operation_pb2
 
-_SECONDS_BETWEEN_LINES: Final = 5.0
+SECONDS_BETWEEN_LINES: Final = 5.0
+"""How often a line is written where there is no live bar."""
 
 
 class Progress:
@@ -56,10 +57,10 @@ class Progress:
         title = f"{self._title}, {stage}" if stage else self._title
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total or None, description=title)
-        elif clock.monotonic_s() - self._said_s >= _SECONDS_BETWEEN_LINES:
+        elif clock.monotonic_s() - self._said_s >= SECONDS_BETWEEN_LINES:
             self._said_s = clock.monotonic_s()
-            share = f" ({done * 100 // total} %)" if total else ""
-            click.echo(f"{title}: {units.format_size(done)} of {units.format_size(total)}{share}", err=True)
+            of_total = f" of {units.format_size(total)} ({done * 100 // total} %)" if total else ""
+            click.echo(f"{title}: {units.format_size(done)}{of_total}", err=True)
 
     def follow(self, metadata: operation_pb2.OperationMetadata) -> None:
         """Show how far an operation is."""
