@@ -3,8 +3,6 @@
 import dataclasses
 import pathlib
 
-import numpy as np
-
 from snapd import fsops, units
 from snapd.qcow2 import survey
 from snapd.qcow2.image import Image
@@ -40,11 +38,10 @@ def check(path: pathlib.Path) -> CheckReport:
     with Image.open(path) as opened, fsops.translated(path):
         found = survey.survey(opened)
         references = found.plain + found.packed
-        used = np.flatnonzero(found.refcounts)
         return CheckReport(
             leaks=int((found.refcounts > references).sum()),
             corruptions=found.impossible + int((found.refcounts < references).sum()),
             allocated_clusters=found.allocated,
             total_clusters=units.divide_up(opened.size_bytes, opened.cluster_size),
-            image_end_bytes=(int(used[-1]) + 1) * opened.cluster_size if len(used) else 0,
+            image_end_bytes=survey.end_of_use(found.refcounts) * opened.cluster_size,
         )

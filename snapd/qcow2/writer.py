@@ -152,7 +152,7 @@ class Writer:
             self.write_zeroes(first, last - first)
 
     def resize(self, size_bytes: int) -> None:
-        """Give the disk another size; what is new reads as zeros, what is cut off is gone. Takes effect at the flush.
+        """Give the disk another size; what is new reads as zeros, what is cut off is gone. The flush makes it the size.
 
         Raises errors.InvalidField for a size that the format can't hold.
         """
