@@ -24,6 +24,8 @@ class Progress:
 
     def __init__(self, title: str) -> None:
         self._title = title
+        self.done = 0
+        """Bytes that were done when it was last told."""
         self._bar: rich.progress.Progress | None = None
         self._said_s = clock.monotonic_s()
         if sys.stderr.isatty():
@@ -54,6 +56,7 @@ class Progress:
 
     def update(self, done: int, total: int, stage: str = "") -> None:
         """Show done of total bytes; a total of 0 isn't known yet."""
+        self.done = done
         title = f"{self._title}, {stage}" if stage else self._title
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total or None, description=title)

@@ -8,7 +8,7 @@ import click
 
 from snapd import units
 from snapd.cli import names, output, parameters, progress, questions, session
-from snapd.client import download, upload
+from snapd.client import connection, download, upload
 from snapd.v1 import system_service_pb2
 from snapd.v1 import volume_service_pb2 as api
 
@@ -62,6 +62,7 @@ def import_(
 ) -> None:
     """Make a volume from an image FILE. Without a NAME one is generated."""
     parent, volume_id = names.split("volumes", name, run.environment)
+    request_id = request_id or connection.new_request_id()
     start = api.ImportVolumeRequest.Start(
         parent=parent,
         volume_id=volume_id,
@@ -71,7 +72,12 @@ def import_(
     )
     _fail_early(run)
     with progress.Progress(f"importing {file.name}") as bar:
-        answer = upload.import_volume(run.client, file, start, on_progress=bar.update)
+        try:
+            answer = upload.import_volume(run.client, file, start, on_progress=bar.update)
+        except BaseException:
+            if bar.done:
+                output.note(f"What arrived is kept for a while: repeat it with --request-id {request_id} to continue.")
+            raise
     found = answer.volume
     if wait and answer.operation:
         progress.wait(run, answer.operation, "completing")

@@ -1,4 +1,5 @@
 import pathlib
+import random
 
 import pytest
 
@@ -95,6 +96,26 @@ def test_operations_are_listed_shown_and_cancelled(snapvol: Snapvol) -> None:
 def test_the_system_tells_its_version_and_its_room(snapvol: Snapvol) -> None:
     assert "archive.directory" in snapvol("system", "info").out
     assert "60.0 GiB" in snapvol("system", "capacity").out
+
+
+def test_an_import_that_broke_is_continued_by_its_request_id(
+    snapvol: Snapvol, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+) -> None:
+    image = tmp_path / "image.raw"
+    image.write_bytes(random.Random(5).randbytes(3 * units.MIB))
+    memory.refused_at = 2 * units.MIB
+    broken = snapvol("volume", "import", str(image), "root", "--format", "raw")
+    assert broken.code == 7
+    request_id = broken.err.partition("--request-id ")[2].split()[0]
+    memory.refused_at = None
+    memory.received.clear()
+    assert snapvol("volume", "import", str(image), "root", "-f", "raw", "--request-id", request_id).code == 0
+    assert memory.contents["environments/blue/volumes/root"] == image.read_bytes()
+    starts = [found for found in memory.received if type(found).__name__ == "Start"]
+    assert [(found.resume_offset, found.request_id) for found in starts] == [
+        (0, request_id),
+        (2 * units.MIB, request_id),
+    ]
 
 
 def test_a_file_comes_back_as_it_went(snapvol: Snapvol, memory: stub_daemon.Memory, tmp_path: pathlib.Path) -> None:

@@ -60,6 +60,8 @@ class Memory:
     """What the next calls of a method end with instead of an answer."""
     cuts: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
     """Offsets at which the next streams break."""
+    refused_at: int | None = None
+    """Offset from which on the pool is full."""
     corrupt: bool = False
     """Whether downloads carry wrong checksums."""
     turns: int = 0
@@ -232,6 +234,8 @@ class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
         if self._memory.cuts and self._memory.cuts[0] < piece.offset + len(data):
             self._memory.cuts.popleft()
             context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+        if self._memory.refused_at is not None and self._memory.refused_at <= piece.offset:
+            fail(context, status(grpc.StatusCode.RESOURCE_EXHAUSTED, "POOL_FULL"))
         assert not growing or piece.offset == len(content)
         content[piece.offset : piece.offset + len(data)] = data
         return int(piece.offset) + len(data)
