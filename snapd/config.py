@@ -100,6 +100,13 @@ def defaults(state_dir: pathlib.Path | None = None) -> Config:
     return _build(reader, state_dir, state_dir / "run")
 
 
+def known_keys() -> list[str]:
+    """Return the names of all keys, for whoever explains them."""
+    reader = _Reader(pathlib.Path(), "", {})
+    _build(reader, STATE_DIRECTORY, RUN_DIRECTORY)
+    return reader.asked()
+
+
 def _build(reader: "_Reader", state_dir: pathlib.Path, run_dir: pathlib.Path) -> Config:
     state_dir = reader.path("state_dir", state_dir)
     run_dir = reader.path("run_dir", run_dir)
@@ -168,10 +175,13 @@ class _Reader:
         """Raise ConfigInvalid for the first key that no other method was asked for."""
         unknown = sorted(set(self._values) - self._asked, key=lambda name: self._lines.get(name, 1))
         if unknown:
-            known = sorted({_shown(name) for name in self._asked})
-            close = difflib.get_close_matches(_shown(unknown[0]), known, 1, 0.5)
+            close = difflib.get_close_matches(_shown(unknown[0]), self.asked(), 1, 0.5)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise self.refusal(unknown[0], f"no such key{hint}")
+
+    def asked(self) -> list[str]:
+        """Return the names that were asked for, without places in arrays."""
+        return sorted({_shown(name) for name in self._asked})
 
     def _take(self, name: str, kind: type[T], expected: str) -> T | None:
         self._asked.add(name)

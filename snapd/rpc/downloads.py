@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterator
 
-from snapd import errors
 from snapd.rpc import chunks, constraints, names, workers
 from snapd.rpc.edge import Edge
 from snapd.service import transfers
@@ -17,21 +16,19 @@ async def export_volume(
     edge: Edge, request: messages.ExportVolumeRequest
 ) -> AsyncIterator[messages.ExportVolumeResponse]:
     """Send the contents of a snapshot or of a detached volume (see the proto)."""
-    environment_id, source_id = names.ids(request.source)
-    of_snapshot = names.matches(names.SNAPSHOT, request.source)
-    service = edge.service.transfers
+    ids = names.ids(request.source)
     lane = edge.workers.lane()
-    export = await lane.open(
-        service.export_snapshot if of_snapshot else service.export_volume, environment_id, source_id
-    )
+    if names.matches(names.SNAPSHOT, request.source):
+        source_uid = edge.service.snapshots.get(*ids).uid
+        export = await lane.open(edge.service.transfers.export_snapshot, *ids)
+    else:
+        source_uid = edge.service.volumes.get(*ids).uid
+        export = await lane.open(edge.service.transfers.export_volume, *ids)
     try:
-        offset, size_bytes = request.start_offset, export.size_bytes
-        if offset > size_bytes:
-            raise errors.OutOfRange(name=request.source, offset=offset, length=0, size_bytes=size_bytes)
-        start = messages.ExportVolumeResponse.Start(size_bytes=size_bytes, source_uid=export.uid)
+        start = messages.ExportVolumeResponse.Start(size_bytes=export.size_bytes, source_uid=source_uid)
+        pieces = export.pieces(request.start_offset)
         yield messages.ExportVolumeResponse(start=start)
         end = messages.ExportVolumeResponse.End()
-        pieces = export.pieces(offset)
         ahead = await lane.start(_batch, pieces)
         while batch := await workers.result(ahead):
             ahead = await lane.start(_batch, pieces)

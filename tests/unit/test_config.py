@@ -145,3 +145,22 @@ def test_a_file_that_is_not_text_is_refused_at_the_line_of_the_bad_byte(tmp_path
     with pytest.raises(errors.ConfigInvalid) as refused:
         config.load(path)
     assert (refused.value.line, refused.value.problem) == (2, "this is not UTF-8 text")
+
+
+def _documented() -> str:
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    return text.split("```toml\n")[1].split("```")[0]
+
+
+def test_the_documented_file_is_what_holds_without_a_file(tmp_path: pathlib.Path) -> None:
+    assert _load(tmp_path, _documented()) == config.defaults()
+
+
+def test_every_key_is_documented() -> None:
+    table, documented = "", set()
+    for line in _documented().splitlines():
+        if line.startswith("["):
+            table = f"{line.strip('[]')}."
+        elif " = " in line:
+            documented.add(f"{table}{line.lstrip('#').split(' = ')[0]}")
+    assert documented == set(config.known_keys())
