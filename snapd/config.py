@@ -30,7 +30,7 @@ _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+) ?(ms|s|m|h|d)")
 _PERCENT = re.compile(r"(\d{1,2}) ?%")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
+_GROUP = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
 _MODE = re.compile(r"0[0-7]{3}")
 
 _TABLE_LINE = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(#.*)?")
