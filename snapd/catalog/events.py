@@ -1,5 +1,7 @@
 """The change log. Every change of a resource appends an event, whose number is the resource's new revision."""
 
+import datetime
+
 from snapd.catalog import db
 
 
@@ -16,8 +18,8 @@ def append(
     return cursor.lastrowid
 
 
-def trim(tx: db.Transaction, before_us: int) -> int:
+def trim(tx: db.Transaction, before: datetime.datetime) -> int:
     """Forget events older than a moment, but for the newest one, and return how many."""
     return tx.execute(
-        "DELETE FROM events WHERE created_us < ? AND revision < (SELECT max(revision) FROM events)", (before_us,)
+        "DELETE FROM events WHERE created_us < ? AND revision < (SELECT max(revision) FROM events)", (db.to_us(before),)
     ).rowcount

@@ -3,7 +3,7 @@
 import sqlite3
 
 from snapd import model
-from snapd.catalog import db
+from snapd.catalog import db, points
 
 # A frozen layer is needed while a layer stands on it, or its point is the point of a snapshot that isn't archived.
 _NEEDED = """
@@ -81,12 +81,11 @@ def set_parent(tx: db.Transaction, uid: str, parent: str | None) -> None:
     tx.execute("UPDATE layers SET parent = ? WHERE uid = ?", (parent, uid))
 
 
-def doom_unneeded(tx: db.Transaction, uid: str | None) -> list[str]:
-    """Doom a layer if nothing needs it, then what it stood on, and so on; return the uids of the doomed.
+def doom_unneeded(tx: db.Transaction, uid: str | None) -> str | None:
+    """Doom a layer if nothing needs it, then what it stood on, and so on; return the first that stays, if any.
 
     A layer in CREATING or FOLDING belongs to an open intent and ends the walk.
     """
-    doomed: list[str] = []
     while uid is not None:
         layer = get(tx.connection, uid)
         if layer.state not in (model.LayerState.FROZEN, model.LayerState.HEAD):
@@ -95,21 +94,26 @@ def doom_unneeded(tx: db.Transaction, uid: str | None) -> list[str]:
         if needed:
             break
         doom(tx, uid)
-        doomed.append(uid)
         uid = layer.parent
-    return doomed
+    return uid
 
 
 def doom(tx: db.Transaction, uid: str) -> None:
-    """Mark a layer for removal and take it from its point."""
-    tx.execute("UPDATE points SET layer = NULL WHERE layer = ?", (uid,))
+    """Mark a layer for removal and take it from its point, which is forgotten if that was all that it had."""
     tx.execute("UPDATE layers SET state = 'DOOMED' WHERE uid = ?", (uid,))
+    row = tx.execute("UPDATE points SET layer = NULL WHERE layer = ? RETURNING uid", (uid,)).fetchone()
+    if row is not None:
+        points.forget_unused(tx, row["uid"])
 
 
-def remove(tx: db.Transaction, uid: str) -> None:
-    """Forget a doomed layer whose file is gone. What stood on it was doomed before it and is forgotten first."""
-    tx.execute("UPDATE layers SET parent = NULL WHERE parent = ? AND state = 'DOOMED'", (uid,))
-    tx.execute("DELETE FROM layers WHERE uid = ? AND state = 'DOOMED'", (uid,))
+def remove(tx: db.Transaction, uid: str) -> bool:
+    """Forget a doomed layer whose file is gone; False while a row still refers to it."""
+    cursor = tx.execute(
+        "DELETE FROM layers WHERE uid = :uid AND state = 'DOOMED'"
+        " AND NOT EXISTS (SELECT 1 FROM layers c WHERE c.parent = :uid)",
+        {"uid": uid},
+    )
+    return cursor.rowcount > 0
 
 
 def foldable(connection: sqlite3.Connection, uid: str) -> tuple[str, str] | None:
@@ -127,3 +131,18 @@ def children(connection: sqlite3.Connection, uid: str) -> list[model.Layer]:
     """Return the layers that stand on a layer and are not doomed."""
     rows = connection.execute("SELECT * FROM layers WHERE parent = ? AND state != 'DOOMED'", (uid,))
     return [_convert(row) for row in rows]
+
+
+def is_only_under(connection: sqlite3.Connection, uid: str, within: str) -> bool:
+    """Say whether a layer would go if the layer `within`, at or above it in its chain, went.
+
+    That is so if at most one layer stands on it (none, on `within` itself) and no snapshot but that of `within` needs
+    it.
+    """
+    row = connection.execute(
+        "SELECT (SELECT count(*) FROM layers WHERE parent = :uid AND state != 'DOOMED') <= (:uid != :within)"
+        " AND (:uid = :within OR NOT EXISTS (SELECT 1 FROM points p JOIN snapshots s ON s.point = p.uid"
+        " WHERE p.layer = :uid AND s.archive_state != 'ARCHIVED'))",
+        {"uid": uid, "within": within},
+    ).fetchone()
+    return bool(row[0])

@@ -97,6 +97,12 @@ def remove(tx: db.Transaction, uid: str) -> None:
     tx.execute("DELETE FROM operations WHERE uid = ? AND done = 1", (uid,))
 
 
+def withdraw(tx: db.Transaction, uid: str) -> None:
+    """Forget an operation, and the request that began it, as if it had never been accepted."""
+    tx.execute("DELETE FROM requests WHERE operation_uid = ?", (uid,))
+    tx.execute("DELETE FROM operations WHERE uid = ?", (uid,))
+
+
 def trim(tx: db.Transaction, before: datetime.datetime) -> int:
     """Forget what ended before a moment, and return how many that were."""
     return tx.execute("DELETE FROM operations WHERE ended_us < ?", (db.to_us(before),)).rowcount

@@ -74,6 +74,16 @@ def delta(connection: sqlite3.Connection, uid: str, start: int) -> blockmap.Bloc
     return blockmap.empty() if row is None else blockmap.decode_delta(row["delta"])
 
 
+def is_followed(connection: sqlite3.Connection, uid: str) -> bool:
+    """Say whether another point, or a head, stands on a point."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM points WHERE parent = :uid)"
+        " OR EXISTS (SELECT 1 FROM volumes WHERE parent_point = :uid)",
+        {"uid": uid},
+    ).fetchone()
+    return bool(row[0])
+
+
 def forget_unused(tx: db.Transaction, uid: str | None) -> None:
     """Remove a point that nothing refers to, then its parent if that is so, and so on."""
     while uid is not None:

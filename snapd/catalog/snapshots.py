@@ -1,5 +1,6 @@
 """The table of snapshots, with the archiver's queue in it."""
 
+import dataclasses
 import datetime
 import json
 import sqlite3
@@ -93,16 +94,6 @@ def waiting(connection: sqlite3.Connection, most: int) -> list[model.Snapshot]:
     return [_convert(row) for row in rows]
 
 
-def rapid_of_environment(connection: sqlite3.Connection, environment_uid: str) -> list[model.Snapshot]:
-    """Return an environment's rapid snapshots that take their retention from it and wait for its end."""
-    rows = connection.execute(
-        f"{_SELECT} WHERE s.environment_uid = ? AND s.rapid = 1 AND s.retention_us IS NULL"
-        " AND s.archive_state = 'SCHEDULED'",
-        (environment_uid,),
-    )
-    return [_convert(row) for row in rows]
-
-
 def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
     """Insert a snapshot, or store it in the place of the one with its uid."""
     now_us = db.to_us(snapshot.updated)
@@ -136,6 +127,20 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
         "revision": events.append(tx, "snapshot", snapshot.uid, snapshot.environment_uid, now_us),
     }
     tx.execute(f"INSERT INTO snapshots {db.placeholders(columns)} {db.upsert(columns)}", columns)
+
+
+def waiting_again(snapshot: model.Snapshot, now: datetime.datetime) -> model.Snapshot:
+    """Return a snapshot that waits for its due time, as before somebody asked for it to be archived at once."""
+    archive = dataclasses.replace(
+        snapshot.archive, state=model.ArchiveState.SCHEDULED, next_attempt=snapshot.archive.due, error=None
+    )
+    return dataclasses.replace(snapshot, archive=archive, updated=now)
+
+
+def fail(tx: db.Transaction, snapshot: model.Snapshot, problem: model.Problem, now: datetime.datetime) -> None:
+    """Store that a snapshot can't be used any more, and why."""
+    failed = dataclasses.replace(snapshot, state=model.SnapshotState.FAILED, error=problem, updated=now)
+    put(tx, failed)
 
 
 def remove(tx: db.Transaction, snapshot: model.Snapshot, now: datetime.datetime) -> None:

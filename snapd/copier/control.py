@@ -1,0 +1,49 @@
+"""What a long copy heeds, a wish to stop, and what it tells, its progress. Written by one side, read by the other."""
+
+import threading
+
+
+class Stopped(Exception):
+    """The work was asked to stop. `parked` says that it is to be taken up again after a restart."""
+
+    def __init__(self, *, parked: bool) -> None:
+        super().__init__("parked" if parked else "cancelled")
+        self.parked = parked
+
+
+class Control:
+    """The reins of one piece of work. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._parked = False
+        self.stage = ""
+        self.bytes_done = 0
+        self.bytes_total = 0
+
+    def cancel(self) -> None:
+        """Ask the work to stop for good."""
+        self._cancelled = True
+
+    def park(self) -> None:
+        """Ask the work to stop for now."""
+        self._parked = True
+
+    def check(self) -> None:
+        """Raise Stopped if somebody asked for it. Called between any two pieces of work."""
+        if self._cancelled or self._parked:
+            raise Stopped(parked=not self._cancelled)
+
+    def begin(self, stage: str, bytes_total: int = 0) -> None:
+        """Say what comes now, and how much of it."""
+        self.check()
+        with self._lock:
+            self.stage = stage
+            self.bytes_done = 0
+            self.bytes_total = bytes_total
+
+    def advance(self, count: int) -> None:
+        """Say that this many more bytes are done."""
+        with self._lock:
+            self.bytes_done += count

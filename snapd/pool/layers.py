@@ -1,0 +1,169 @@
+"""Layer files: where they lie, how they come and go. Names are made of uids and never of what a caller typed.
+
+<pool>/<2 hex>/<layer uid>.qcow2     a layer; read-only once frozen
+<pool>/staging/<volume uid>          an image that is being uploaded, before it is vetted
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from snapd import errors, fsops, model
+from snapd.qcow2 import chain, create, header, image
+
+_HEAD_MODE = 0o640
+_FROZEN_MODE = 0o440
+_TEMPORARY = ".tmp"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Usage:
+    """Space of the pool's file system, in bytes."""
+
+    total: int
+    free: int
+
+
+class Pool:
+    """The folder of layers."""
+
+    def __init__(self, root: pathlib.Path, low_watermark_bytes: int) -> None:
+        """Open or make the folder. Raises errors.StorageFailed, errors.StorageFull."""
+        self.root = root
+        self.low_watermark_bytes = low_watermark_bytes
+        self._staging = root / "staging"
+        with fsops.translated(root):
+            fsops.make_directory(self._staging)
+
+    # --- paths --------------------------------------------------------------------------------------------------------
+
+    def path(self, uid: str) -> pathlib.Path:
+        """Return where a layer's file lies."""
+        return self.root / uid[:2] / f"{uid}.qcow2"
+
+    def temporary_path(self, uid: str) -> pathlib.Path:
+        """Return where a layer's file lies until it is whole."""
+        return self.root / uid[:2] / f"{uid}{_TEMPORARY}"
+
+    def staging_path(self, volume_uid: str) -> pathlib.Path:
+        """Return where the image lies that is being uploaded for a volume."""
+        return self._staging / volume_uid
+
+    def backing_name(self, parent: str | None) -> str | None:
+        """Return how an overlay's header names its parent: relative, so that the pool can be moved."""
+        return None if parent is None else f"../{parent[:2]}/{parent}.qcow2"
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def create(self, layer: model.Layer, frozen_point: Mapping[str, str] | None = None) -> None:
+        """Make a layer's empty file, durably; one that is there already, whole by its name, is kept.
+
+        frozen_point is written into the header, so that a lost catalog can be rebuilt: what the point below it is.
+        """
+        final = self.path(layer.uid)
+        with fsops.translated(final):
+            if final.exists():
+                return
+            temporary = self.prepare(layer, frozen_point)
+            fsops.point("pool.layer_written")
+            fsops.publish(temporary, final)
+
+    def prepare(self, layer: model.Layer, frozen_point: Mapping[str, str] | None = None) -> pathlib.Path:
+        """Make a layer's empty file under its temporary name, in the place of one left behind, and return its path."""
+        temporary = self.temporary_path(layer.uid)
+        with fsops.translated(temporary):
+            fsops.make_directory(temporary.parent)
+            if temporary.exists():
+                fsops.unlink(temporary, durable=False)
+            extensions: Sequence[tuple[int, bytes]] = ()
+            if frozen_point is not None:
+                extensions = [(header.POINT_EXTENSION, json.dumps(dict(frozen_point)).encode())]
+            create.create(
+                temporary,
+                size_bytes=layer.size_bytes,
+                backing_name=self.backing_name(layer.parent),
+                extensions=extensions,
+            )
+        return temporary
+
+    def publish(self, uid: str) -> None:
+        """Give a layer that was prepared and filled its name. It must have been flushed."""
+        with fsops.translated(self.path(uid)):
+            fsops.publish(self.temporary_path(uid), self.path(uid))
+
+    def freeze(self, uid: str) -> None:
+        """Take the permission to write from a layer's file; the catalog says already that it is frozen."""
+        with fsops.translated(self.path(uid)):
+            fsops.set_mode(self.path(uid), _FROZEN_MODE)
+
+    def thaw(self, uid: str) -> None:
+        """Give the permission to write back, for a fold."""
+        with fsops.translated(self.path(uid)):
+            fsops.set_mode(self.path(uid), _HEAD_MODE)
+
+    def remove(self, uid: str) -> None:
+        """Remove a layer's file, whole or not, if it is there."""
+        final = self.path(uid)
+        with fsops.translated(final):
+            fsops.unlink(self.temporary_path(uid), durable=False)
+            if fsops.unlink(final, durable=False):
+                fsops.sync_directory(final.parent)
+
+    def remove_staging(self, volume_uid: str) -> None:
+        """Remove an uploaded image, if it is there."""
+        with fsops.translated(self._staging):
+            fsops.unlink(self.staging_path(volume_uid))
+
+    # --- contents and space -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def opened(self, layers: Sequence[model.Layer]) -> Iterator[chain.Chain]:
+        """Open layers, given from the top downwards, to be read as one disk. Headers are compared, never followed.
+
+        Raises errors.Corrupt if a file is not what the catalog says.
+        """
+        with ExitStack() as stack:
+            images: list[image.Image] = []
+            for layer in layers:
+                opened = stack.enter_context(image.Image.open(self.path(layer.uid)))
+                images.append(opened)
+                expected = self.backing_name(layer.parent)
+                if opened.size_bytes != layer.size_bytes or opened.header.backing_name != expected:
+                    raise errors.Corrupt(
+                        what=f"layer {layer.uid}",
+                        problem=f"its header says {opened.size_bytes} bytes on {opened.header.backing_name},"
+                        f" the catalog {layer.size_bytes} on {expected}",
+                    )
+            yield chain.Chain(images)
+
+    def allocated_bytes(self, uid: str) -> int:
+        """Return the space that a layer's file takes; 0 if it isn't there."""
+        try:
+            return os.stat(self.path(uid)).st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def usage(self) -> Usage:
+        """Return the space of the pool's file system."""
+        with fsops.translated(self.root):
+            status = os.statvfs(self.root)
+        return Usage(total=status.f_blocks * status.f_frsize, free=status.f_bavail * status.f_frsize)
+
+    def require_room(self, size_bytes: int = 0) -> None:
+        """Raise errors.PoolFull if less than the low watermark is, or would be, free."""
+        free = self.usage().free
+        if free - size_bytes < self.low_watermark_bytes:
+            raise errors.PoolFull(free_bytes=free, watermark_bytes=self.low_watermark_bytes)
+
+    def files(self) -> Iterator[pathlib.Path]:
+        """Yield every file of the pool, whatever it is."""
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                yield pathlib.Path(folder, name)
+
+    def strays(self, known: set[str]) -> list[pathlib.Path]:
+        """Return the files that belong to no layer or upload of `known` uids."""
+        return [path for path in self.files() if path.name.removesuffix(_TEMPORARY).removesuffix(".qcow2") not in known]

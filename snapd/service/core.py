@@ -1,0 +1,176 @@
+"""What every part of the service stands on: the stores, the clock, and what is under way."""
+
+import dataclasses
+import datetime
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from snapd import clock as clocks
+from snapd import errors, model
+from snapd.archive import repository as repositories
+from snapd.catalog import db, layers, operations
+from snapd.copier import control as controls
+from snapd.pool import layers as pools
+from snapd.pool import pins as pinning
+from snapd.qcow2 import chain as chains
+from snapd.service import hints as hinting
+from snapd.service import locks, names
+from snapd.service.settings import Settings
+
+
+class LayerGone(LookupError):
+    """A layer went away before it could be pinned; what it showed is somewhere else by now."""
+
+
+WORK_OF_METHOD = {
+    "CreateSnapshot": "archive",
+    "ArchiveSnapshot": "archive",
+    "CreateVolume": "create_volume",
+    "ImportVolume": "import_volume",
+    "RevertVolume": "revert",
+}
+"""The kind of intent whose progress the operation of a method shows."""
+
+
+class Controls:
+    """The reins of running work, by the intent's kind and the uid of the resource that it works on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[tuple[str, str], controls.Control] = {}
+        self._parked = False
+
+    @contextmanager
+    def running(self, kind: str, subject: str) -> Iterator[controls.Control]:
+        """Register work on a resource for the length of a block."""
+        control = controls.Control()
+        with self._lock:
+            if self._parked:
+                control.park()
+            self._running[kind, subject] = control
+        try:
+            yield control
+        finally:
+            with self._lock:
+                del self._running[kind, subject]
+
+    def find(self, kind: str, subject: str) -> controls.Control | None:
+        """Return the reins of the work on a resource, if there is any."""
+        with self._lock:
+            return self._running.get((kind, subject))
+
+    def park(self) -> None:
+        """Ask all work, now and from now on, to stop until the next start."""
+        with self._lock:
+            self._parked = True
+            for control in self._running.values():
+                control.park()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Core:
+    """The stores and the bookkeeping that the parts of the service share."""
+
+    settings: Settings
+    clock: clocks.Clock
+    catalog: db.Catalog
+    pool: pools.Pool
+    pins: pinning.Pins
+    repository: repositories.Repository
+    locks: locks.KeyedLocks = dataclasses.field(default_factory=locks.KeyedLocks)
+    controls: Controls = dataclasses.field(default_factory=Controls)
+    hints: hinting.Hints = dataclasses.field(default_factory=hinting.Hints)
+
+    def now(self) -> datetime.datetime:
+        """Return the time."""
+        return self.clock.now()
+
+    def new_layer(self, parent: str | None, size_bytes: int) -> model.Layer:
+        """Return a layer that is yet to be made."""
+        return model.Layer(names.new_uid(), parent, size_bytes, model.LayerState.CREATING, self.now())
+
+    def new_operation(
+        self, method: str, environment: model.Environment, target: str, target_uid: str
+    ) -> model.Operation:
+        """Return an operation that is yet to be recorded."""
+        uid = names.new_uid()
+        return model.Operation(
+            uid=uid,
+            environment_uid=environment.uid,
+            environment=environment.id,
+            id=names.operation_id(uid),
+            method=method,
+            target=target,
+            target_uid=target_uid,
+            done=False,
+            error=None,
+            created=self.now(),
+            ended=None,
+        )
+
+    @contextmanager
+    def chain(self, top: str) -> Iterator[chains.Chain]:
+        """Open a frozen layer, and what it stands on, pinned for the length of a block.
+
+        A fold may change the chain until it is pinned, so the catalog is asked once more afterwards. Raises LayerGone.
+        """
+        while True:
+            below = layers.chain(self.catalog.reader(), top)
+            if not below or below[0].state not in (model.LayerState.FROZEN, model.LayerState.HEAD):
+                raise LayerGone(top)
+            with ExitStack() as stack:
+                stack.enter_context(self.pins.reading([layer.uid for layer in below]))
+                if layers.chain(self.catalog.reader(), top) == below:
+                    yield stack.enter_context(self.pool.opened(below))
+                    return
+
+    def require_depth(self, volume_name: str, parent: str) -> None:
+        """Raise errors.ChainDepth if nothing may stand on a layer any more."""
+        depth = len(layers.chain(self.catalog.reader(), parent))
+        if depth >= self.settings.max_chain_depth:
+            raise errors.ChainDepth(volume=volume_name, depth=depth)
+
+    def sweep(self) -> None:
+        """Remove the files and rows of doomed layers that nobody reads, those that stand on others first."""
+        reader = self.catalog.reader()
+        removed = True
+        while removed:
+            removed = False
+            for layer in layers.in_state(reader, model.LayerState.DOOMED):
+                if self.pins.is_pinned(layer.uid):
+                    continue
+                self.pool.remove(layer.uid)
+                with self.catalog.transaction() as tx:
+                    removed |= layers.remove(tx, layer.uid)
+
+    def operation(self, uid: str) -> model.Operation:
+        """Return an operation, with the progress of its work."""
+        found = operations.by_uid(self.catalog.reader(), uid)
+        if found is None:
+            raise errors.NotFound(resource_type="operation", name=names.operation_id(uid))
+        return self.with_progress(found)
+
+    def with_progress(self, operation: model.Operation) -> model.Operation:
+        """Return an operation with the progress of its work, if it is running."""
+        kind = WORK_OF_METHOD.get(operation.method, "")
+        control = None if operation.done else self.controls.find(kind, operation.target_uid)
+        if control is None:
+            return operation
+        return dataclasses.replace(
+            operation, stage=control.stage, bytes_done=control.bytes_done, bytes_total=control.bytes_total
+        )
+
+    def space(self, top: str | None) -> model.Space:
+        """Return what a layer takes with all that it stands on: what would go with it, and what would stay."""
+        exclusive = shared = 0
+        if top is not None:
+            reader = self.catalog.reader()
+            alone = True
+            for layer in layers.chain(reader, top):
+                alone = alone and layers.is_only_under(reader, layer.uid, within=top)
+                if alone:
+                    exclusive += self.pool.allocated_bytes(layer.uid)
+                else:
+                    shared += self.pool.allocated_bytes(layer.uid)
+        return model.Space(exclusive, shared)

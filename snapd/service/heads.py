@@ -1,0 +1,99 @@
+"""Heads that are being written: one open writer per volume, closed whenever somebody needs the head to stand still.
+
+All methods are called with the volume's mutex held.
+"""
+
+import dataclasses
+import logging
+from contextlib import ExitStack
+
+from snapd import errors, model
+from snapd.catalog import journal, layers
+from snapd.qcow2 import repair, writer
+from snapd.service import core as cores
+
+KIND = "write"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(slots=True)
+class _Open:
+    """A writer, what it holds, and the intent that says that its file may have leaks."""
+
+    writer: writer.Writer
+    intent: model.Intent
+    stack: ExitStack
+
+
+class Heads:
+    """The open writers."""
+
+    def __init__(self, core: cores.Core) -> None:
+        self._core = core
+        self._open: dict[str, _Open] = {}
+
+    def writer(self, volume: model.Volume) -> writer.Writer:
+        """Return the writer of a volume's head, opened if it isn't."""
+        assert volume.head_layer is not None
+        found = self._open.get(volume.uid)
+        if found is None:
+            found = self._open[volume.uid] = self._begin(volume.uid, volume.head_layer)
+        return found.writer
+
+    def _begin(self, volume_uid: str, head: str) -> _Open:
+        core = self._core
+        for left_over in journal.intents_of(core.catalog.reader(), volume_uid):
+            if left_over.kind == KIND:
+                self.mend(left_over)
+        with core.catalog.transaction() as tx:
+            intent = journal.open_intent(tx, KIND, volume_uid, {"layer": head}, core.now())
+            parent = layers.get(tx.connection, head).parent
+        with ExitStack() as stack:
+            backing = None if parent is None else stack.enter_context(core.chain(parent))
+            opened = writer.Writer.open(core.pool.path(head), backing)
+            return _Open(opened, intent, stack.pop_all())
+
+    def flush(self, volume_uid: str) -> None:
+        """Make what was written to a volume durable; if its writer is closed by now, it is."""
+        found = self._open.get(volume_uid)
+        if found is not None:
+            found.writer.flush()
+
+    def close(self, volume_uid: str) -> None:
+        """Flush and close a volume's writer if it is open. Raises errors.StorageFull, errors.StorageFailed."""
+        found = self._open.pop(volume_uid, None)
+        if found is None:
+            return
+        with found.stack:
+            try:
+                found.writer.close()
+            except (OSError, errors.SnapdError):
+                # What was flushed before is safe; the intent stays and has the leaks mended before the next write.
+                found.writer.abandon()
+                raise
+        with self._core.catalog.transaction() as tx:
+            journal.close_intent(tx, found.intent)
+
+    def abandon(self, volume_uid: str) -> None:
+        """Close a volume's writer if it is open, whatever becomes of what it holds: the head is about to go."""
+        found = self._open.pop(volume_uid, None)
+        if found is not None:
+            with found.stack:
+                found.writer.abandon()
+
+    def mend(self, intent: model.Intent) -> int:
+        """Repair the leaks that an interrupted write left in a head, and return how many clusters they were."""
+        layer = intent.payload["layer"]
+        path = self._core.pool.path(layer)
+        leaked = repair.repair_leaks(path) if path.exists() else 0
+        if leaked:
+            _log.info("repaired leaked clusters of an interrupted write", extra={"layer": layer, "clusters": leaked})
+        with self._core.catalog.transaction() as tx:
+            journal.close_intent(tx, intent)
+        return leaked
+
+    def close_all(self) -> None:
+        """Close every writer, as the last thing before the end; nobody may be writing."""
+        for volume_uid in list(self._open):
+            self.close(volume_uid)

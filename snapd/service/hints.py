@@ -1,0 +1,60 @@
+"""Hints for the keeper: layers and environments that lost a use. A lost hint costs time and nothing else."""
+
+import datetime
+import threading
+
+from snapd import clock as clocks
+
+
+class Hints:
+    """What the keeper should look at. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._layers: set[str] = set()
+        self._postponed: set[str] = set()
+        self._environments: set[str] = set()
+        self._stopping = False
+
+    def layer(self, uid: str | None) -> None:
+        """A layer lost a use, or gained a frozen child: maybe it can be folded. Called after the commit."""
+        if uid is not None:
+            with self._changed:
+                self._layers.add(uid)
+                self._changed.notify_all()
+
+    def postpone(self, uid: str) -> None:
+        """A layer could not be folded since somebody reads it."""
+        with self._changed:
+            self._postponed.add(uid)
+
+    def unpinned(self) -> None:
+        """Somebody ceased to read: what was postponed may be tried again."""
+        with self._changed:
+            if self._postponed:
+                self._layers |= self._postponed
+                self._postponed.clear()
+                self._changed.notify_all()
+
+    def environment(self, uid: str) -> None:
+        """An environment lost a manifest, or is gone: maybe it has packs that nothing needs."""
+        with self._changed:
+            self._environments.add(uid)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Have `take` return at once, from now on."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def take(self, clock: clocks.Clock, until: datetime.datetime) -> tuple[set[str], set[str]] | None:
+        """Wait for hints, or for a moment, and take what is there; None when it is time to stop."""
+        with self._changed:
+            while not (self._stopping or self._layers or self._environments or clock.now() >= until):
+                clock.wait(self._changed, until)
+            if self._stopping:
+                return None
+            taken = self._layers, self._environments
+            self._layers, self._environments = set(), set()
+            return taken

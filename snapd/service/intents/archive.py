@@ -1,0 +1,162 @@
+"""Archive a snapshot: its contents into packs and a manifest, proven, and its layer let go.
+
+intent    archive ARCHIVING
+step 1    the point's delta is recorded
+step 2    what differs from the nearest archived ancestor is put            points archive.…
+step 3    proven, manifest published                                        points archive.…
+commit    archive ARCHIVED, rapid off, COMPLETED, layer let go              points archive_run.…
+undo      archive SCHEDULED again with back-off, or FAILED for good
+"""
+
+import dataclasses
+import datetime
+import random
+from contextlib import ExitStack
+
+from snapd import errors, fsops, model
+from snapd.catalog import db, journal, layers, operations, points, snapshots, volumes
+from snapd.copier import control as controls
+from snapd.copier import record
+from snapd.service import core as cores
+from snapd.service import history
+
+KIND = "archive"
+
+_PASSING = frozenset({errors.Unavailable.__name__, errors.ResourceExhausted.__name__})
+_LONGEST_EXPONENT = 20
+
+
+class Handler:
+    """The steps."""
+
+    reversible = True
+
+    def __init__(self, core: cores.Core) -> None:
+        self._core = core
+
+    def run(self, intent: model.Intent, control: controls.Control) -> None:
+        """Archive."""
+        core = self._core
+        snapshot = snapshots.by_uid(core.catalog.reader(), intent.subject)
+        assert snapshot is not None
+        stored = self._stored_already(snapshot)
+        if stored is None:
+            stored = self._record(snapshot, control)
+        history.record_delta(core, snapshot.point)
+        fsops.point("archive_run.before_commit")
+        control.check()
+        with core.catalog.transaction() as tx:
+            kept = self._commit(tx, intent, stored)
+        fsops.point("archive_run.committed")
+        core.hints.layer(kept)
+        core.sweep()
+
+    def _stored_already(self, snapshot: model.Snapshot) -> int | None:
+        """Return what the archive grew by if an earlier run was cut off between the manifest and the commit."""
+        try:
+            manifest = self._core.repository.manifest(snapshot.environment_uid, snapshot.uid)
+        except errors.NotFound:
+            return None
+        return manifest.statistics.bytes_stored
+
+    def _record(self, snapshot: model.Snapshot, control: controls.Control) -> int:
+        core = self._core
+        point = points.get(core.catalog.reader(), snapshot.point)
+        if point.layer is None:
+            raise errors.Corrupt(what=f"point {point.uid}", problem="its layer is gone before it was archived")
+        with ExitStack() as stack:
+            chain = stack.enter_context(core.chain(point.layer))
+            base = history.nearest_base(core, point)
+            difference = None if base is None else history.difference(core, base, stack)
+            recording = core.repository.begin(
+                snapshot.environment_uid,
+                snapshot.uid,
+                snapshot.size_bytes,
+                None if base is None else base.snapshot_uid,
+            )
+            try:
+                record.record(
+                    chain, difference, recording, core.repository.block_size, core.settings.copy_threads, control
+                )
+                control.begin("VERIFYING")
+                statistics = recording.commit(_describe(snapshot))
+            except BaseException:
+                # What is in finished packs stays, and the next run finds it there.
+                recording.abort()
+                raise
+        return statistics.bytes_stored
+
+    def _commit(self, tx: db.Transaction, intent: model.Intent, stored: int) -> str | None:
+        """Make it visible; return the uid of the layer that stays for others, if one does."""
+        now = self._core.now()
+        snapshot = snapshots.by_uid(tx.connection, intent.subject)
+        assert snapshot is not None
+        was_in_progress = snapshot.state is not model.SnapshotState.COMPLETED
+        archive = dataclasses.replace(
+            snapshot.archive,
+            state=model.ArchiveState.ARCHIVED,
+            next_attempt=None,
+            archived=now,
+            error=None,
+            stored_bytes=stored,
+        )
+        done = dataclasses.replace(
+            snapshot,
+            state=model.SnapshotState.COMPLETED,
+            rapid=False,
+            archive=archive,
+            updated=now,
+        )
+        snapshots.put(tx, done)
+        if was_in_progress:
+            volumes.touch(tx, snapshot.volume_uid, now)
+        for operation in operations.running_on(tx.connection, snapshot.uid):
+            operations.end(tx, operation.uid, now)
+        journal.close_intent(tx, intent)
+        return layers.doom_unneeded(tx, points.get(tx.connection, snapshot.point).layer)
+
+    def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
+        """Have it tried again later if that may help; otherwise give it up, with its layer kept."""
+        core = self._core
+        snapshot = snapshots.by_uid(tx.connection, intent.subject)
+        if snapshot is None or snapshot.state is model.SnapshotState.DESTROYING:
+            return
+        if problem.reason == errors.OperationCancelled.reason:
+            snapshots.put(tx, snapshots.waiting_again(snapshot, core.now()))
+            return
+        passing = problem.branch in _PASSING
+        next_attempt = core.now() + backoff(core, snapshot.archive.attempts) if passing else None
+        archive = dataclasses.replace(
+            snapshot.archive,
+            state=model.ArchiveState.SCHEDULED if passing else model.ArchiveState.FAILED,
+            next_attempt=next_attempt,
+            error=problem,
+        )
+        failed = dataclasses.replace(snapshot, archive=archive, updated=core.now())
+        if not passing:
+            if snapshot.state is model.SnapshotState.IN_PROGRESS:
+                failed = dataclasses.replace(failed, state=model.SnapshotState.FAILED, error=problem)
+                volumes.touch(tx, snapshot.volume_uid, core.now())
+            for operation in operations.running_on(tx.connection, snapshot.uid):
+                operations.end(tx, operation.uid, core.now(), problem)
+        snapshots.put(tx, failed)
+
+
+def backoff(core: cores.Core, attempts: int) -> datetime.timedelta:
+    """Return how long to wait after a number of failed attempts: doubling, with a quarter of jitter."""
+    doubled: datetime.timedelta = core.settings.retry_initial * 2 ** min(max(attempts - 1, 0), _LONGEST_EXPONENT)
+    return min(doubled, core.settings.retry_longest) * random.uniform(0.75, 1.25)
+
+
+def _describe(snapshot: model.Snapshot) -> dict[str, str]:
+    """Return what the manifest says of the snapshot, enough to list it without a catalog."""
+    return {
+        "snapshot_id": snapshot.id,
+        "display_name": snapshot.display_name,
+        "environment_id": snapshot.environment,
+        "volume_id": snapshot.volume,
+        "volume_uid": snapshot.volume_uid,
+        "point_uid": snapshot.point,
+        "captured": snapshot.captured.isoformat(),
+        "requested_rapid": "true" if snapshot.requested_rapid else "false",
+    }

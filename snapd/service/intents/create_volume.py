@@ -1,0 +1,90 @@
+"""Create a volume: an empty one, or a linked clone whose head stands on a snapshot's point.
+
+intent    volume CREATING, head's row CREATING, maybe a row for the restored point, operation, request
+step 1    a point that has left primary storage is restored                point restore.before_publish
+step 2    the head's file is made and published                            point pool.layer_written
+commit    head HEAD, volume READY                                          point create_volume.before_commit
+undo      the layers are doomed; the volume is FAILED, or gone if nobody was told of it
+"""
+
+import dataclasses
+
+from snapd import errors, fsops, model
+from snapd.catalog import db, journal, layers, operations, volumes
+from snapd.copier import control as controls
+from snapd.service import core as cores
+from snapd.service import jobs, restoring
+
+KIND = "create_volume"
+
+POINT = "point"
+"""Payload: uid of the point on which the head stands, or ''."""
+RESTORED = "restored"
+"""Payload: uid of the layer reserved for the restored point, or ''."""
+HEAD = "head"
+"""Payload: uid of the head."""
+
+
+class Handler:
+    """The steps."""
+
+    reversible = True
+
+    def __init__(self, core: cores.Core) -> None:
+        self._core = core
+
+    def run(self, intent: model.Intent, control: controls.Control) -> None:
+        """Create."""
+        point, restored = intent.payload[POINT], intent.payload[RESTORED]
+        if not point:
+            self._finish(intent, None, control)
+            return
+        with restoring.on_primary(self._core, point, restored, control) as layer:
+            self._finish(intent, layer, control)
+
+    def _finish(self, intent: model.Intent, parent: str | None, control: controls.Control) -> None:
+        core = self._core
+        point, head = intent.payload[POINT], intent.payload[HEAD]
+        layer = dataclasses.replace(layers.get(core.catalog.reader(), head), parent=parent)
+        core.pool.create(layer, {"point": point} if point else None)
+        fsops.point("create_volume.before_commit")
+        control.check()
+        with core.catalog.transaction() as tx:
+            volume = volumes.by_uid(tx.connection, intent.subject)
+            assert volume is not None
+            if point and parent is not None:
+                restoring.attach(tx, point, parent, intent.payload[RESTORED])
+            layers.set_parent(tx, head, parent)
+            layers.set_state(tx, head, model.LayerState.HEAD)
+            volumes.put(
+                tx,
+                dataclasses.replace(
+                    volume,
+                    state=model.VolumeState.READY,
+                    head_layer=head,
+                    parent_point=point or None,
+                    updated=core.now(),
+                ),
+            )
+            operations.end(tx, intent.operation, core.now())
+            journal.close_intent(tx, intent)
+
+    def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
+        """Doom the layers; fail the volume, or remove it if it was cancelled or nobody was told of it."""
+        layers.doom(tx, intent.payload[HEAD])
+        layers.set_parent(tx, intent.payload[HEAD], None)
+        if intent.payload[RESTORED]:
+            layers.doom(tx, intent.payload[RESTORED])
+        withdraw_volume(tx, self._core, intent, problem)
+
+
+def withdraw_volume(tx: db.Transaction, core: cores.Core, intent: model.Intent, problem: model.Problem) -> None:
+    """Take back a volume that couldn't be made: gone if nobody was told of it or it was cancelled, else FAILED."""
+    volume = volumes.by_uid(tx.connection, intent.subject)
+    if volume is None:
+        return
+    if jobs.INLINE in intent.payload or problem.reason == errors.OperationCancelled.reason:
+        volumes.remove(tx, volume, core.now())
+    else:
+        failed = dataclasses.replace(volume, state=model.VolumeState.FAILED, error=problem, updated=core.now())
+        volumes.put(tx, failed)

@@ -1,0 +1,85 @@
+"""Delete a snapshot. What stands on it, clones and later points, keeps its layer and its history.
+
+intent    snapshot DESTROYING, operation, request
+step 1    its archive run is stopped
+step 2    its manifest is removed                                          point delete_snapshot.manifest_removed
+step 3    its point's delta is recorded for those that follow it
+commit    snapshot gone, its layer let go                                  points delete_snapshot.before_commit, …
+undo      the snapshot is FAILED, and can be deleted again
+"""
+
+from collections.abc import Callable
+
+from snapd import errors, fsops, model
+from snapd.catalog import db, journal, layers, operations, points, snapshots, volumes
+from snapd.copier import control as controls
+from snapd.service import core as cores
+from snapd.service import history, names, problems
+
+KIND = "delete_snapshot"
+
+StopRun = Callable[[str], None]
+"""Stops the archive run of a snapshot, by its uid, and returns when it has come to rest."""
+
+
+class Handler:
+    """The steps."""
+
+    reversible = True
+
+    def __init__(self, core: cores.Core, stop_run: StopRun) -> None:
+        self._core = core
+        self._stop_run = stop_run
+
+    def run(self, intent: model.Intent, control: controls.Control) -> None:
+        """Delete."""
+        del control
+        core = self._core
+        self._stop_run(intent.subject)
+        snapshot = snapshots.by_uid(core.catalog.reader(), intent.subject)
+        assert snapshot is not None
+        core.repository.delete_snapshot(snapshot.environment_uid, snapshot.uid)
+        fsops.point("delete_snapshot.manifest_removed")
+        self._keep_history(snapshot.point)
+        fsops.point("delete_snapshot.before_commit")
+        with core.catalog.transaction() as tx:
+            kept = self._commit(tx, intent, snapshot)
+        fsops.point("delete_snapshot.committed")
+        core.hints.layer(kept)
+        core.hints.environment(snapshot.environment_uid)
+        core.sweep()
+
+    def _keep_history(self, point_uid: str) -> None:
+        """Record the delta of a point that others follow, with its layer held against folds."""
+        core = self._core
+        point = points.get(core.catalog.reader(), point_uid)
+        if (
+            point.layer is not None
+            and not point.delta_recorded
+            and points.is_followed(core.catalog.reader(), point_uid)
+        ):
+            with core.pins.reading([point.layer]):
+                history.record_delta(core, point_uid)
+
+    def _commit(self, tx: db.Transaction, intent: model.Intent, snapshot: model.Snapshot) -> str | None:
+        """Make it visible; return the uid of the layer that stays for others, if one does."""
+        now = self._core.now()
+        snapshots.remove(tx, snapshot, now)
+        if snapshot.state is model.SnapshotState.DESTROYING:
+            volumes.touch(tx, snapshot.volume_uid, now)
+        kept = layers.doom_unneeded(tx, points.get(tx.connection, snapshot.point).layer)
+        points.forget_unused(tx, snapshot.point)
+        cancelled = problems.describe(errors.OperationCancelled(name=names.snapshot(snapshot.environment, snapshot.id)))
+        operations.end(tx, intent.operation, now)
+        for other in operations.running_on(tx.connection, snapshot.uid):
+            operations.end(tx, other.uid, now, cancelled)
+        for open_intent in journal.intents_of(tx.connection, snapshot.uid):
+            # This one, and an archive run that was stopped before it began.
+            journal.close_intent(tx, open_intent)
+        return kept
+
+    def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
+        """Fail the snapshot, so that it can be deleted again."""
+        snapshot = snapshots.by_uid(tx.connection, intent.subject)
+        assert snapshot is not None
+        snapshots.fail(tx, snapshot, problem, self._core.now())

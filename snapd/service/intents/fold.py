@@ -1,0 +1,114 @@
+"""Fold a frozen layer that nothing needs into the only layer that stands on it, whichever way copies fewer bytes.
+
+    intent    the lower layer FOLDING and taken from its point; both points' deltas are recorded before it
+    step 1    up: the child receives what it lacks                             point fold.copied
+              down: the lower receives what the child has
+    step 2    up: the child's header names the lower's parent                  point fold.relinked
+              down: the lower's file takes the child's name
+    commit    the child stands on the lower's parent, the lower is doomed      points fold.before_commit, .committed
+    undo      none: what was copied is what shows through anyway, so it is run again
+
+The caller has both layers to itself (pins), since files are changed in place.
+"""
+
+from contextlib import ExitStack
+
+from snapd import fsops, model
+from snapd.catalog import db, journal, layers, points
+from snapd.copier import control as controls
+from snapd.qcow2 import chain as chains
+from snapd.qcow2 import create, fold, image, repair
+from snapd.service import core as cores
+
+KIND = "fold"
+
+LOWER = "lower"
+"""Payload: uid of the layer that goes."""
+CHILD = "child"
+"""Payload: uid of the layer that stays."""
+DIRECTION = "direction"
+"""Payload: UP or DOWN, decided once."""
+UP = "up"
+DOWN = "down"
+
+
+def begin(core: cores.Core, lower: str, child: str) -> model.Intent | None:
+    """Open the intent, or return None if the two can't be folded any more. The caller has them to itself."""
+    direction = DOWN if core.pool.allocated_bytes(lower) > core.pool.allocated_bytes(child) else UP
+    with core.catalog.transaction() as tx:
+        if layers.foldable(tx.connection, lower) != (lower, child):
+            return None
+        point = points.of_layer(tx.connection, lower)
+        if point is not None:
+            points.set_layer(tx, point.uid, None)
+            points.forget_unused(tx, point.uid)
+        layers.set_state(tx, lower, model.LayerState.FOLDING)
+        return journal.open_intent(tx, KIND, child, {LOWER: lower, CHILD: child, DIRECTION: direction}, core.now())
+
+
+class Handler:
+    """The steps."""
+
+    reversible = False
+
+    def __init__(self, core: cores.Core) -> None:
+        self._core = core
+
+    def run(self, intent: model.Intent, control: controls.Control) -> None:
+        """Fold."""
+        del control
+        core = self._core
+        reader = core.catalog.reader()
+        lower = layers.get(reader, intent.payload[LOWER])
+        child = layers.get(reader, intent.payload[CHILD])
+        if intent.payload[DIRECTION] == UP:
+            self._up(lower, child)
+        elif core.pool.path(lower.uid).exists():
+            self._down(lower, child)
+        fsops.point("fold.before_commit")
+        with core.catalog.transaction() as tx:
+            layers.set_parent(tx, child.uid, lower.parent)
+            layers.doom(tx, lower.uid)
+            journal.close_intent(tx, intent)
+        fsops.point("fold.committed")
+        core.pool.freeze(child.uid)
+
+    def _beneath(self, stack: ExitStack, lower: model.Layer) -> chains.Chain | None:
+        return None if lower.parent is None else stack.enter_context(self._core.chain(lower.parent))
+
+    def _up(self, lower: model.Layer, child: model.Layer) -> None:
+        pool = self._core.pool
+        path = pool.path(child.uid)
+        pool.thaw(child.uid)
+        with ExitStack() as stack:
+            below = stack.enter_context(image.Image.open(pool.path(lower.uid)))
+            fold.fold_up(below, path, self._beneath(stack, lower))
+        fsops.point("fold.copied")
+        create.set_backing_name(path, pool.backing_name(lower.parent))
+        fsops.point("fold.relinked")
+
+    def _down(self, lower: model.Layer, child: model.Layer) -> None:
+        pool = self._core.pool
+        path = pool.path(lower.uid)
+        pool.thaw(lower.uid)
+        with ExitStack() as stack:
+            above = stack.enter_context(image.Image.open(pool.path(child.uid)))
+            fold.fold_down(above, path, self._beneath(stack, lower))
+        fsops.point("fold.copied")
+        with fsops.translated(path):
+            fsops.publish(path, pool.path(child.uid))
+            fsops.sync_directory(path.parent)
+        fsops.point("fold.relinked")
+
+    def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
+        """Never called: the lower layer may be changed already, so only going on is right."""
+        raise NotImplementedError
+
+    def mend(self, intent: model.Intent) -> int:
+        """Repair the leaks that a kill left in the file that a fold writes; return how many clusters they were."""
+        written = intent.payload[CHILD] if intent.payload[DIRECTION] == UP else intent.payload[LOWER]
+        path = self._core.pool.path(written)
+        if not path.exists():
+            return 0
+        self._core.pool.thaw(written)
+        return repair.repair_leaks(path)

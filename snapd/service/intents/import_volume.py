@@ -1,0 +1,75 @@
+"""Import a volume: bytes come in over a stream, or several, until the image is whole; then the volume is made of it.
+
+Two intents after each other:
+
+    upload          volume CREATING, upload row, operation, request; RAW: the layer's row too
+                    the bytes go into the layer under its temporary name (RAW) or into the staging file (QCOW2); how far
+                    they are safe is in the upload row. It waits for its client, over restarts too, until it expires.
+    import_volume   opened when all bytes are safe, in the transaction that ends the upload
+      step 1        QCOW2: the vetted image is rewritten as the layer
+      step 2        the layer is published                                     point import_volume.published
+      commit        head HEAD, volume READY, staging gone                      point import_volume.before_commit
+      undo          the layer is doomed, the volume FAILED
+"""
+
+import dataclasses
+from contextlib import ExitStack
+
+from snapd import fsops, model
+from snapd.catalog import db, journal, layers, operations, volumes
+from snapd.copier import control as controls
+from snapd.copier import convert
+from snapd.qcow2 import chain, image, writer
+from snapd.service import core as cores
+from snapd.service.intents import create_volume
+
+UPLOAD = "upload"
+KIND = "import_volume"
+
+HEAD = "head"
+"""Payload: uid of the layer that becomes the head; '' in the upload of an image whose size isn't known yet."""
+FORMAT = "format"
+"""Payload: a model.ImageFormat."""
+
+
+class Handler:
+    """The steps of import_volume."""
+
+    reversible = True
+
+    def __init__(self, core: cores.Core) -> None:
+        self._core = core
+
+    def run(self, intent: model.Intent, control: controls.Control) -> None:
+        """Make the volume of what was uploaded."""
+        core = self._core
+        head = intent.payload[HEAD]
+        if not core.pool.path(head).exists():
+            if intent.payload[FORMAT] == model.ImageFormat.QCOW2:
+                self._convert(intent, control)
+            core.pool.publish(head)
+        fsops.point("import_volume.published")
+        core.pool.remove_staging(intent.subject)
+        fsops.point("import_volume.before_commit")
+        control.check()
+        with core.catalog.transaction() as tx:
+            volume = volumes.by_uid(tx.connection, intent.subject)
+            assert volume is not None
+            layers.set_state(tx, head, model.LayerState.HEAD)
+            ready = dataclasses.replace(volume, state=model.VolumeState.READY, head_layer=head, updated=core.now())
+            volumes.put(tx, ready)
+            operations.end(tx, intent.operation, core.now())
+            journal.close_intent(tx, intent)
+
+    def _convert(self, intent: model.Intent, control: controls.Control) -> None:
+        core = self._core
+        layer = layers.get(core.catalog.reader(), intent.payload[HEAD])
+        with ExitStack() as stack:
+            source = stack.enter_context(image.Image.open(core.pool.staging_path(intent.subject)))
+            target = stack.enter_context(writer.Writer.open(core.pool.prepare(layer)))
+            convert.convert(chain.Chain([source]), target, core.settings.copy_threads, control)
+
+    def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
+        """Doom the layer; fail the volume, or remove it if it was cancelled."""
+        layers.doom(tx, intent.payload[HEAD])
+        create_volume.withdraw_volume(tx, self._core, intent, problem)

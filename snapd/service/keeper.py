@@ -1,0 +1,133 @@
+"""The keeper: the background thread that merges layers, collects archive garbage and clears what has expired.
+
+It works off hints (see `hints`) and makes a round by itself every few minutes. Nothing waits for
+it, and nothing that it does is ever needed for an answer to be right.
+"""
+
+import datetime
+import logging
+import threading
+
+from snapd import errors, model
+from snapd.catalog import environments, events, journal, layers, operations, points
+from snapd.copier import control as controls
+from snapd.service import core as cores
+from snapd.service import history, transfers
+from snapd.service import jobs as running
+from snapd.service.intents import fold
+
+_log = logging.getLogger(__name__)
+
+ROUND = datetime.timedelta(minutes=5)
+"""How often it looks at everything, whatever it was told."""
+OPERATIONS_KEPT = datetime.timedelta(days=30)
+REQUESTS_KEPT = datetime.timedelta(hours=48)
+EVENTS_KEPT = datetime.timedelta(hours=48)
+
+
+class Keeper:
+    """The thread."""
+
+    def __init__(self, core: cores.Core, jobs: running.Jobs, transfer_service: transfers.Transfers) -> None:
+        self._core = core
+        self._jobs = jobs
+        self._transfers = transfer_service
+        self._next_round = core.now()
+        self._thread = threading.Thread(target=self._loop, name="keeper")
+
+    def start(self) -> None:
+        """Begin, with a round over everything."""
+        self._core.pins.on_release(self._core.hints.unpinned)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        core = self._core
+        while True:
+            taken = core.hints.take(core.clock, self._next_round)
+            if taken is None:
+                return
+            candidates, dirty = taken
+            try:
+                if core.now() >= self._next_round:
+                    self._next_round = core.now() + ROUND
+                    self._make_round()
+                    candidates |= set(layers.frozen_uids(core.catalog.reader()))
+                    dirty |= set(core.repository.environments())
+                self._fold_all(candidates)
+                for uid in dirty:
+                    self._collect(uid)
+            except errors.SnapdError:
+                _log.exception("the keeper was interrupted; it goes on with its next round")
+            except controls.Stopped:
+                return
+
+    def _make_round(self) -> None:
+        core = self._core
+        now = core.now()
+        with core.catalog.transaction() as tx:
+            operations.trim(tx, now - OPERATIONS_KEPT)
+            operations.trim_requests(tx, now - REQUESTS_KEPT)
+            events.trim(tx, now - EVENTS_KEPT)
+        self._transfers.expire_uploads()
+        self._merge_points()
+        core.sweep()
+        for intent in journal.intents(core.catalog.reader()):
+            if intent.kind == fold.KIND:
+                self._run_fold(intent)
+
+    def _merge_points(self) -> None:
+        for point, child in points.mergeable(self._core.catalog.reader()):
+            history.merge(self._core, point, child)
+
+    # --- folds --------------------------------------------------------------------------------------------------------
+
+    def _fold_all(self, candidates: set[str]) -> None:
+        """Fold what can be folded among the candidates and their neighbours, until nothing is left to do."""
+        core = self._core
+        while candidates:
+            uid = candidates.pop()
+            pair = layers.foldable(core.catalog.reader(), uid)
+            if pair is not None and self._fold(*pair):
+                # The one that stays may now be folded into what stands on it, and so may the one below.
+                candidates.update(layer.uid for layer in layers.chain(core.catalog.reader(), pair[1])[:2])
+        self._merge_points()
+
+    def _fold(self, lower: str, child: str) -> bool:
+        core = self._core
+        for uid in (lower, child):
+            point = points.of_layer(core.catalog.reader(), uid)
+            if point is not None:
+                history.record_delta(core, point.uid)
+        with core.pins.alone((lower, child)) as alone:
+            if not alone:
+                core.hints.postpone(lower)
+                return False
+            intent = fold.begin(core, lower, child)
+            if intent is None:
+                return False
+            self._jobs.run_now(intent)
+        core.sweep()
+        _log.info("folded", extra={"lower": lower, "child": child})
+        return True
+
+    def _run_fold(self, intent: model.Intent) -> None:
+        """Go on with a fold that failed, say for want of space."""
+        with self._core.pins.alone((intent.payload[fold.LOWER], intent.payload[fold.CHILD])) as alone:
+            if alone:
+                self._jobs.run_now(intent)
+        self._core.sweep()
+
+    # --- archive ------------------------------------------------------------------------------------------------------
+
+    def _collect(self, environment_uid: str) -> None:
+        repository = self._core.repository
+        collected = repository.collect(environment_uid)
+        _log.info("collected archive garbage", extra={"environment": environment_uid, "collected": str(collected)})
+        gone = environments.by_uid(self._core.catalog.reader(), environment_uid) is None
+        if gone and not repository.snapshots(environment_uid):
+            repository.delete_environment(environment_uid)
+
+    def stop(self) -> None:
+        """End the thread; a fold under way is finished first."""
+        self._core.hints.stop()
+        self._thread.join()

@@ -1,0 +1,72 @@
+"""Bringing a point back to primary storage: from the archive into a fresh layer that stands on nothing.
+
+It is a part of the intents that need a point on which to put a head. They reserve a layer's row for it in their own
+transaction, call `bring_back` as a step, and `attach` it in their commit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapd import errors, fsops, model
+from snapd.catalog import db, layers, points, snapshots
+from snapd.copier import control as controls
+from snapd.copier import restore
+from snapd.qcow2 import writer
+from snapd.service import core as cores
+
+
+def reserve(tx: db.Transaction, core: cores.Core, point: model.Point) -> str:
+    """Insert the row of the layer into which a point will be restored if it has none, and return its uid or ''."""
+    if point.layer is not None:
+        return ""
+    layer = core.new_layer(None, point.size_bytes)
+    layers.insert(tx, layer)
+    return layer.uid
+
+
+@contextmanager
+def on_primary(core: cores.Core, point_uid: str, reserved: str, control: controls.Control) -> Iterator[str]:
+    """Have a point on primary storage for the length of a block, in which the caller commits; yields its layer.
+
+    Raises errors.Corrupt, errors.ArchiveUnreachable, errors.StorageFull.
+    """
+    with core.locks.holding(point_uid):
+        point = points.get(core.catalog.reader(), point_uid)
+        if point.layer is not None:
+            yield point.layer
+            return
+        assert reserved
+        _bring_back(core, point, reserved, control)
+        yield reserved
+
+
+def _bring_back(core: cores.Core, point: model.Point, uid: str, control: controls.Control) -> None:
+    archived = [
+        snapshot
+        for snapshot in snapshots.of_point(core.catalog.reader(), point.uid)
+        if snapshot.archive.state is model.ArchiveState.ARCHIVED
+    ]
+    if not archived:
+        raise errors.Corrupt(what=f"point {point.uid}", problem="it is neither on primary storage nor in the archive")
+    layer = layers.get(core.catalog.reader(), uid)
+    if core.pool.path(uid).exists():
+        return
+    core.pool.require_room()
+    manifest = core.repository.manifest(archived[0].environment_uid, archived[0].uid)
+    temporary = core.pool.prepare(layer)
+    with writer.Writer.open(temporary) as target:
+        restore.restore(manifest, target, core.settings.copy_threads, control)
+    fsops.point("restore.before_publish")
+    core.pool.publish(uid)
+    core.pool.freeze(uid)
+
+
+def attach(tx: db.Transaction, point_uid: str, layer: str, reserved: str) -> None:
+    """In a commit: give the point the layer that was restored, or doom the reserved one if it wasn't used."""
+    if not reserved:
+        return
+    if layer == reserved:
+        layers.set_state(tx, reserved, model.LayerState.FROZEN)
+        points.set_layer(tx, point_uid, reserved)
+    else:
+        layers.doom(tx, reserved)

@@ -1,0 +1,134 @@
+"""The service: every part of it, wired once. This is all that the RPC layer sees."""
+
+import os
+from collections.abc import Callable
+
+from snapd import clock as clocks
+from snapd import fsops, model
+from snapd.archive import repository as repositories
+from snapd.archive.backends import directory
+from snapd.catalog import db
+from snapd.pool import layers as pools
+from snapd.pool import pins as pinning
+from snapd.service import (
+    archiver,
+    environments,
+    heads,
+    jobs,
+    keeper,
+    operations,
+    recovery,
+    transfers,
+    volumes,
+)
+from snapd.service import core as cores
+from snapd.service import snapshots as snapshot_service
+from snapd.service.intents import (
+    archive,
+    capture,
+    create_volume,
+    delete_snapshot,
+    delete_volume,
+    fold,
+    import_volume,
+    revert,
+)
+from snapd.service.settings import Settings
+
+
+class Service:
+    """The service."""
+
+    def __init__(self, core: cores.Core) -> None:
+        """Wire the parts; `open` is how one gets a service."""
+        self._core = core
+        self._heads = heads.Heads(core)
+        folds = fold.Handler(core)
+        self._jobs = jobs.Jobs(
+            core,
+            {
+                archive.KIND: archive.Handler(core),
+                capture.KIND: capture.Handler(core, self._heads),
+                create_volume.KIND: create_volume.Handler(core),
+                delete_snapshot.KIND: delete_snapshot.Handler(core, self._stop_run),
+                delete_volume.KIND: delete_volume.Handler(core, self._heads),
+                fold.KIND: folds,
+                import_volume.KIND: import_volume.Handler(core),
+                revert.KIND: revert.Handler(core),
+            },
+        )
+        self._archiver = archiver.Archiver(core, self._jobs)
+        self.transfers = transfers.Transfers(core, self._jobs, self._heads)
+        self._keeper = keeper.Keeper(core, self._jobs, self.transfers)
+        self.environments = environments.Environments(core)
+        self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
+        self.snapshots = snapshot_service.Snapshots(core, self._jobs)
+        self.operations = operations.Operations(core, self._jobs, self.transfers.active)
+        self.recovered = recovery.recover(core, self._jobs, self._heads, folds)
+
+    @classmethod
+    def open(cls, settings: Settings, clock: clocks.Clock) -> "Service":
+        """Open the stores and recover what an earlier process left; nothing runs in the background yet.
+
+        Raises errors.StartupError, errors.StorageFailed, errors.StorageFull, errors.Corrupt, errors.ArchiveUnreachable.
+        """
+        with fsops.translated(settings.catalog_path.parent):
+            fsops.make_directory(settings.catalog_path.parent)
+            fsops.make_directory(settings.index_path.parent)
+        repository = repositories.Repository.open(
+            directory.DirectoryBackend(settings.archive_path),
+            settings.index_path,
+            settings.host,
+            block_size=settings.block_size,
+            level=settings.compression_level,
+        )
+        core = cores.Core(
+            settings=settings,
+            clock=clock,
+            catalog=db.Catalog(settings.catalog_path),
+            pool=pools.Pool(settings.pool_path, settings.low_watermark_bytes),
+            pins=pinning.Pins(),
+            repository=repository,
+        )
+        return cls(core)
+
+    def _stop_run(self, snapshot_uid: str) -> None:
+        self._archiver.stop_run(snapshot_uid)
+
+    def start(self) -> None:
+        """Begin the background work, with what recovery left for later first."""
+        self._archiver.start()
+        for intent in self.recovered.resumed:
+            if intent.kind == archive.KIND:
+                self._archiver.take_up(intent)
+            else:
+                self._jobs.submit(intent)
+        self._core.pins.on_release(self._core.sweep)
+        self._keeper.start()
+
+    def stop(self) -> None:
+        """Park the background work, wait for it, and close the stores. Nobody may call any more."""
+        self._core.controls.park()
+        self._archiver.stop()
+        self._keeper.stop()
+        self._jobs.stop()
+        self._heads.close_all()
+        self._core.repository.close()
+        self._core.catalog.close()
+
+    def subscribe(self, callback: Callable[[int], None]) -> None:
+        """Call back with the newest revision after each commit, in the committing thread. It must not block."""
+        self._core.catalog.subscribe(callback)
+
+    def capacity(self) -> model.Capacity:
+        """Return the space of the pool and of the archive."""
+        core = self._core
+        usage = core.pool.usage()
+        return model.Capacity(
+            pool_total=usage.total,
+            pool_free=usage.free,
+            pool_used=sum(os.stat(path).st_blocks * 512 for path in core.pool.files()),
+            pool_watermark=core.pool.low_watermark_bytes,
+            archive_free=core.repository.free_bytes() or 0,
+            archive_used=core.repository.stored_bytes(),
+        )

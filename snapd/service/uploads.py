@@ -1,0 +1,258 @@
+"""Images on their way in: what a stream of an import is written to, and how an upload is continued and given up."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable
+
+from snapd import errors, fsops, model, units
+from snapd.catalog import journal, layers, operations, volumes
+from snapd.qcow2 import repair, vet, writer
+from snapd.service import core as cores
+from snapd.service import jobs as running
+from snapd.service import names
+from snapd.service.intents import import_volume
+
+
+class _LayerTarget:
+    """A raw image goes straight into the layer."""
+
+    def __init__(self, core: cores.Core, layer: model.Layer, durable_offset: int) -> None:
+        path = core.pool.temporary_path(layer.uid)
+        with fsops.translated(path):
+            if durable_offset and path.exists():
+                repair.repair_leaks(path)
+            else:
+                core.pool.prepare(layer)
+                fsops.sync_directory(path.parent)
+        self._writer = writer.Writer.open(path)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write data into the layer."""
+        self._writer.write(offset, data)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Have a range read as zeros."""
+        self._writer.write_zeroes(offset, length)
+
+    def flush(self) -> None:
+        """Make it all durable."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Let go, keeping what was flushed."""
+        self._writer.abandon()
+
+
+class _StagingTarget:
+    """A qcow2 image is spooled as it is, to be vetted when it is whole."""
+
+    def __init__(self, core: cores.Core, volume_uid: str) -> None:
+        path = core.pool.staging_path(volume_uid)
+        with fsops.translated(path):
+            if path.exists():
+                self._fd = fsops.open_for_writing(path)
+            else:
+                self._fd = fsops.create(path)
+                fsops.sync_directory(path.parent)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write data into the file."""
+        fsops.pwrite(self._fd, data, offset)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Have a range read as zeros."""
+        if offset + length > os.fstat(self._fd).st_size:
+            fsops.truncate(self._fd, offset)
+            fsops.truncate(self._fd, offset + length)
+        elif not fsops.punch_hole(self._fd, offset, length):
+            for start in range(offset, offset + length, units.MIB):
+                fsops.pwrite(self._fd, bytes(min(units.MIB, offset + length - start)), start)
+
+    def flush(self) -> None:
+        """Make it all durable."""
+        fsops.fsync(self._fd)
+
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._fd)
+
+
+class ImportUpload:
+    """One stream of an upload that makes a volume. Used by one thread at a time; closing it parks the upload."""
+
+    def __init__(
+        self,
+        core: cores.Core,
+        jobs: running.Jobs,
+        intent: model.Intent,
+        row: journal.UploadRow,
+        resume_offset: int,
+        on_close: Callable[[], None],
+    ) -> None:
+        self._core = core
+        self._jobs = jobs
+        self._intent = intent
+        self._row = row
+        self._on_close = on_close
+        self._open = True
+        self._finished = False
+        self.durable_offset = row.durable_offset
+        self._position = resume_offset
+        self._name = names.volume(self.volume.environment, self.volume.id)
+        self._target: _LayerTarget | _StagingTarget
+        if row.format is model.ImageFormat.RAW:
+            layer = layers.get(core.catalog.reader(), intent.payload[import_volume.HEAD])
+            self._target = _LayerTarget(core, layer, row.durable_offset)
+        else:
+            self._target = _StagingTarget(core, row.volume_uid)
+
+    @property
+    def volume(self) -> model.Volume:
+        """The volume as it is now."""
+        found = volumes.by_uid(self._core.catalog.reader(), self._row.volume_uid)
+        if found is None:
+            raise errors.NotFound(resource_type="volume", name=self._row.volume_uid)
+        return found
+
+    @property
+    def operation(self) -> model.Operation:
+        """The operation that ends when the volume is made."""
+        found = operations.by_uid(self._core.catalog.reader(), self._intent.operation)
+        assert found is not None
+        return found
+
+    def data(self, offset: int, data: bytes) -> None:
+        """Take bytes, which must continue where the last ones ended.
+
+        Raises errors.UploadOffset, errors.OutOfRange, errors.InvalidField, errors.StorageFull.
+        """
+        self._advance(offset, len(data))
+        with fsops.translated(self._core.pool.root):
+            self._target.write(offset, data)
+        self._position += len(data)
+
+    def hole(self, offset: int, length: int) -> None:
+        """Take a range of zeros, which must continue where the last bytes ended. Raises as data does."""
+        self._advance(offset, length)
+        with fsops.translated(self._core.pool.root):
+            self._target.zero(offset, length)
+        self._position += length
+
+    def _advance(self, offset: int, length: int) -> None:
+        name = self._name
+        if offset != self._position:
+            raise errors.UploadOffset(name=name, offset=offset, durable_offset=self._position)
+        if length <= 0 or length > self._row.upload_bytes - offset:
+            raise errors.OutOfRange(name=name, offset=offset, length=length, size_bytes=self._row.upload_bytes)
+        if self._row.format is model.ImageFormat.RAW and length % units.SECTOR:
+            raise errors.InvalidField(field="length", problem=f"is no multiple of {units.SECTOR}")
+
+    def flush(self) -> int:
+        """Make what came durable, and return the offset up to which it is."""
+        if self._position > self.durable_offset:
+            with fsops.translated(self._core.pool.root):
+                self._target.flush()
+            fsops.point("upload.flushed")
+            expires = self._core.now() + self._core.settings.upload_expiry
+            with self._core.catalog.transaction() as tx:
+                journal.advance_upload(tx, self._row.volume_uid, self._position, expires)
+            self.durable_offset = self._position
+        return self.durable_offset
+
+    def finish(self) -> tuple[model.Volume, model.Operation]:
+        """Make the volume of the whole image; the operation may go on after this returns.
+
+        Raises errors.UploadIncomplete, and errors.ImageRefused after the volume was removed again.
+        """
+        self.flush()
+        volume, operation = self.volume, self.operation
+        if self.durable_offset < self._row.upload_bytes:
+            raise errors.UploadIncomplete(
+                name=self._name,
+                durable_offset=self.durable_offset,
+                size_bytes=self._row.upload_bytes,
+            )
+        self._finished = True
+        self._target.close()
+        core = self._core
+        raw = self._row.format is model.ImageFormat.RAW
+        size_bytes = volume.size_bytes if raw else self._vetted_size(volume)
+        with core.catalog.transaction() as tx:
+            head = self._intent.payload[import_volume.HEAD]
+            if not raw:
+                layer = core.new_layer(None, size_bytes)
+                layers.insert(tx, layer)
+                head = layer.uid
+                volumes.put(tx, dataclasses.replace(volume, size_bytes=size_bytes, updated=core.now()))
+            payload = {import_volume.HEAD: head, import_volume.FORMAT: self._row.format}
+            intent = journal.open_intent(tx, import_volume.KIND, volume.uid, payload, core.now(), operation.uid)
+            journal.close_intent(tx, self._intent)
+            journal.remove_upload(tx, volume.uid)
+        fsops.point("upload.whole")
+        if raw:
+            self._jobs.run_now(intent)
+        else:
+            self._jobs.submit(intent)
+        return self.volume, self.operation
+
+    def _vetted_size(self, volume: model.Volume) -> int:
+        try:
+            return vet.vet_import(self._core.pool.staging_path(volume.uid)).size_bytes
+        except (errors.ImageRefused, errors.Corrupt):
+            discard(self._core, self._intent)
+            raise
+
+    def close(self) -> None:
+        """Let go of the upload; what is durable waits for the next stream. May be called again."""
+        if self._open:
+            self._open = False
+            if not self._finished:
+                self._target.close()
+            self._on_close()
+
+    def __enter__(self) -> "ImportUpload":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def discard(core: cores.Core, intent: model.Intent) -> None:
+    """Give an upload up: the volume, its layer and the staging file go, and so does the request that began it."""
+    with core.catalog.transaction() as tx:
+        volume = volumes.by_uid(tx.connection, intent.subject)
+        journal.close_intent(tx, intent)
+        if intent.payload[import_volume.HEAD]:
+            layers.doom(tx, intent.payload[import_volume.HEAD])
+        if volume is not None:
+            volumes.remove(tx, volume, core.now())
+        operations.withdraw(tx, intent.operation)
+    core.pool.remove_staging(intent.subject)
+    core.sweep()
+
+
+class Active:
+    """Which uploads have a stream at the moment: there can be only one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._volumes: set[str] = set()
+
+    def claim(self, volume_uid: str) -> bool:
+        """Take an upload for a stream; False if another stream has it."""
+        with self._lock:
+            if volume_uid in self._volumes:
+                return False
+            self._volumes.add(volume_uid)
+            return True
+
+    def is_claimed(self, volume_uid: str) -> bool:
+        """Say whether a stream has an upload."""
+        with self._lock:
+            return volume_uid in self._volumes
+
+    def release(self, volume_uid: str) -> None:
+        """Let another stream have it."""
+        with self._lock:
+            self._volumes.discard(volume_uid)
