@@ -4,6 +4,7 @@ It owns the dialogue of ImportVolume and WriteBlocks. Memory stays bounded: gRPC
 file while the daemon doesn't keep up.
 """
 
+import contextlib
 import os
 import pathlib
 import queue
@@ -95,18 +96,14 @@ def write_blocks(
         _Upload(client.volumes.WriteBlocks, begin, wrap, fd, image.size_bytes(fd), on_progress).run(0, patience_s)
 
 
-class _opened:  # noqa: N801 (reads like the function that it stands for)
-    """A descriptor of a file for reading, for the length of a block."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> int:
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        return self._fd
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[int]:
+    """Open a file for reading, for the length of a block, and return its descriptor."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 class _Upload(Generic[Request, Response]):
