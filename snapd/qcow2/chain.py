@@ -50,6 +50,7 @@ class Chain:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill buffer with the disk's bytes from offset on. Raises errors.OutOfRange, errors.Corrupt."""
+        self._require_inside(offset, len(buffer))
         self.read_extents_into(self.block_map(offset, len(buffer)), offset, buffer)
 
     def read_extents_into(self, extents: blockmap.BlockMap, offset: int, buffer: memoryview) -> None:
@@ -57,12 +58,9 @@ class Chain:
 
         Raises errors.OutOfRange, errors.Corrupt.
         """
-        size = len(buffer)
-        if not 0 <= offset <= self.size_bytes - size:
-            name = self.images[0].path.name
-            raise errors.OutOfRange(name=name, offset=offset, length=size, size_bytes=self.size_bytes)
+        self._require_inside(offset, len(buffer))
         target = np.frombuffer(buffer, np.uint8)
-        part = blockmap.clip(extents, offset, size)
+        part = blockmap.clip(extents, offset, len(buffer))
         filled = 0
         for start, length, kind, host, layer in zip(
             (part.start - offset).tolist(),
@@ -82,6 +80,11 @@ class Chain:
                 piece[:] = 0
             filled = start + length
         target[filled:] = 0
+
+    def _require_inside(self, offset: int, length: int) -> None:
+        if not 0 <= offset <= self.size_bytes - length:
+            name = self.images[0].path.name
+            raise errors.OutOfRange(name=name, offset=offset, length=length, size_bytes=self.size_bytes)
 
 
 def read_data(image: Image, host: int, target: npt.NDArray[np.uint8]) -> None:

@@ -76,11 +76,12 @@ class Image:
         return self.header.cluster_size
 
     def block_map(self, start: int, length: int) -> blockmap.BlockMap:
-        """Return the extents of this file alone within [start, start + length), cut at the disk's end; layer is 0.
+        """Return the extents of this file alone within [start, start + length), cut at the disk's ends; layer is 0.
 
         What is absent is unallocated here. Raises errors.Corrupt for an entry that can't be what its writer meant.
         """
         end = min(start + length, self.size_bytes)
+        start = max(start, 0)
         if end <= start:
             return blockmap.empty()
         size = self.cluster_size

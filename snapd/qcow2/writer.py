@@ -19,14 +19,8 @@ import numpy as np
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import compressed, header, image, layout, tables
-from snapd.qcow2.allocator import Allocator
+from snapd.qcow2 import compressed, header, image, layout, ledger
 from snapd.qcow2.chain import Chain
-from snapd.qcow2.mapping import Mapping
-from snapd.qcow2.refcounts import Refcounts
-
-_TABLES_MAX = 32 * units.MIB
-"""Memory that L2 tables may take, changed or not."""
 
 Put = Callable[[int, int, int], None]
 """put(host offset, offset within the piece, length): writes that part of the caller's piece to the file, all bytes."""
@@ -41,22 +35,14 @@ class Writer:
 
     def __init__(self, path: pathlib.Path, fd: int, backing: Chain | None) -> None:
         """Use `open`. Takes ownership of the descriptor, borrows the chain."""
-        file_size = os.fstat(fd).st_size
-        parsed = header.read(fd, file_size)
-        _check_writable(parsed)
-        l1, metadata = tables.read_l1(fd, parsed, file_size, path.name)
         self.path = path
-        self.header = parsed
         self._fd = fd
+        self._ledger = ledger.Ledger(fd, path.name)
+        self.header = self._ledger.header
         self._backing = backing
-        self._has_backing = backing is not None or parsed.backing_name is not None
-        self._bits = parsed.cluster_bits
-        self._size_bytes = parsed.size_bytes
-        self._refcounts = Refcounts(fd, parsed, file_size, path.name)
-        self._allocator = Allocator(fd, self._refcounts, parsed.cluster_size)
-        self._mapping = Mapping(fd, parsed, l1, metadata, path.name)
-        self._durable_size = parsed.size_bytes
-        self._next_size = parsed.size_bytes
+        self._has_backing = backing is not None or self.header.backing_name is not None
+        self._bits = self.header.cluster_bits
+        self._size_bytes = self.header.size_bytes
         self._unsynced = False
         self._broken = False
 
@@ -71,7 +57,7 @@ class Writer:
             try:
                 image.require_regular(fd)
                 writer = cls(path, fd, backing)
-                writer._clear_autoclear()
+                writer._ledger.clear_autoclear()
             except BaseException:
                 os.close(fd)
                 raise
@@ -140,7 +126,7 @@ class Writer:
             for start, count, whole in self._pieces(offset, length):
                 if whole or self._is_last(start, count):
                     self._zero_whole(start, count, absent_only=True)
-                elif self._entry(start) == 0 and self._has_backing:
+                elif self._ledger.entry(start) == 0 and self._has_backing:
                     self._store_part(start, memoryview(bytes(count)))
 
     def discard(self, offset: int, length: int) -> None:
@@ -162,16 +148,16 @@ class Writer:
         old = self._size_bytes
         if size_bytes > old:
             with self._guarded():
-                self._mapping.grow_l1(entries, self._allocator)
+                self._ledger.grow(size_bytes)
             self._size_bytes = size_bytes
             self.write_zeroes(old, size_bytes - old)
         elif size_bytes < old:
             cut = min(units.round_up(size_bytes, self.cluster_size), old)
             self.write_zeroes(size_bytes, cut - size_bytes)
             with self._guarded():
-                self._drop_beyond(cut)
+                self._ledger.drop_beyond(cut)
             self._size_bytes = size_bytes
-        self._next_size = size_bytes
+        self._ledger.size_bytes = size_bytes
         self._unsynced = True
 
     # --- durability ---------------------------------------------------------------------------------------------------
@@ -180,29 +166,8 @@ class Writer:
         """Make everything written so far durable. Raises errors.StorageFull, errors.StorageFailed."""
         with self._guarded():
             if self._unsynced:
-                self._write_back()
+                self._ledger.write_back()
                 self._unsynced = False
-
-    def _write_back(self) -> None:
-        self._mapping.write_new()
-        self._refcounts.write()
-        if self._refcounts.unlinked:
-            # A table that refers to a block must not come to disk before the block's counters.
-            fsops.fdatasync(self._fd)
-            self._refcounts.link()
-        fsops.fdatasync(self._fd)
-        fsops.point("qcow2.clusters-durable")
-        if self._mapping.dirty:
-            self._mapping.publish(self._durable_size)
-            fsops.fdatasync(self._fd)
-            fsops.point("qcow2.tables-durable")
-        if self._next_size != self._durable_size:
-            fields = layout.SIZE_FIELDS.pack(self._next_size, 0, self._mapping.l1_size, self._mapping.l1_offset)
-            fsops.pwrite(self._fd, fields, layout.SIZE_FIELDS_AT)
-            fsops.fdatasync(self._fd)
-            self._durable_size = self._next_size
-        self._allocator.settle()
-        self._refcounts.trim()
 
     def abandon(self) -> None:
         """Close without flushing: what was not flushed may be there or not, and leaks at most."""
@@ -273,51 +238,32 @@ class Writer:
                 upto = min(units.round_down(end, size), units.round_down(offset, span) + span)
                 yield offset, upto - offset, True
             offset = upto
-            self._relieve()
+            self._ledger.relieve()
 
     def _is_last(self, offset: int, length: int) -> bool:
         """Say whether a range is the disk's last cluster, which the disk's end cuts short."""
         return offset % self.cluster_size == 0 and offset + length == self._size_bytes
 
-    def _relieve(self) -> None:
-        """Write tables back if they take too much memory."""
-        if self._mapping.full(_TABLES_MAX):
-            self._write_back()
-
-    def _locate(self, offset: int) -> tuple[int, int]:
-        """Return the L1 index and the L2 index of a guest offset."""
-        return divmod(offset >> self._bits, self.header.table_entries)
-
-    def _file_size(self) -> int:
-        return self._refcounts.end << self._bits
-
-    def _entry(self, offset: int) -> int:
-        index, within = self._locate(offset)
-        table = self._mapping.find(index, self._file_size())
-        return 0 if table is None else int(table.entries[within])
-
     def _store(self, offset: int, length: int, put: Put) -> None:
         """Place whole clusters of one L2 table: over those that are the image's own, else in new ones."""
-        index, first = self._locate(offset)
+        index, first = self._ledger.locate(offset)
         count = length >> self._bits
-        table = self._mapping.make(index, self._file_size(), self._allocator)
-        old = table.entries[first : first + count].copy()
+        old = self._ledger.make(index).entries[first : first + count].copy()
         for low, high in _runs_to_store(old, self.cluster_size):
             if _is_own(int(old[low])):
                 put(int(old[low]) & layout.OFFSET_MASK, low << self._bits, (high - low) << self._bits)
                 continue
             at = low
             while at < high:
-                cluster, got = self._allocator.allocate(high - at)
+                cluster, got = self._ledger.allocate(high - at)
                 put(cluster << self._bits, at << self._bits, got << self._bits)
                 hosts = np.arange(cluster, cluster + got, dtype=np.int64) << self._bits
-                self._mapping.set(index, first + at, hosts | layout.COPIED)
+                self._ledger.replace(index, first + at, hosts | layout.COPIED)
                 at += got
-            self._release(old[low:high])
 
     def _store_part(self, offset: int, data: memoryview) -> None:
         """Write a part of one cluster, whose rest stays as it reads."""
-        entry = self._entry(offset)
+        entry = self._ledger.entry(offset)
         within = offset % self.cluster_size
         if _is_own(entry):
             fsops.pwrite(self._fd, data, (entry & layout.OFFSET_MASK) + within)
@@ -347,61 +293,30 @@ class Writer:
         return content
 
     def _reads_zero(self, offset: int) -> bool:
-        entry = self._entry(offset)
+        entry = self._ledger.entry(offset)
         if entry == 0:
             return not self._has_backing
         return not entry & layout.COMPRESSED and bool(entry & layout.ZERO)
 
     def _zero_whole(self, offset: int, length: int, *, absent_only: bool = False) -> None:
         """Have clusters of one L2 table, whole but for the disk's last, read as zeros."""
-        index, first = self._locate(offset)
+        index, first = self._ledger.locate(offset)
         count = units.divide_up(length, self.cluster_size)
-        table = self._mapping.find(index, self._file_size())
+        table = self._ledger.find(index)
         if table is None and not self._has_backing:
             return
         if self.header.version == 2 and self._has_backing:
             # Version 2 can't say zero, and what is absent shows the backing file.
             for start in range(offset, offset + length, self.cluster_size):
-                if absent_only and self._entry(start) != 0:
+                if absent_only and self._ledger.entry(start) != 0:
                     continue
                 self._store(start, self.cluster_size, self._putting(memoryview(bytes(self.cluster_size))))
             return
-        table = table or self._mapping.make(index, self._file_size(), self._allocator)
-        old = table.entries[first : first + count].copy()
+        old = (table or self._ledger.make(index)).entries[first : first + count]
         zero = 0 if self.header.version == 2 else layout.ZERO
         changed = (old == 0) if absent_only else (old != zero) & (self._has_backing | (old != 0))
         if changed.any():
-            self._mapping.set(index, first, np.where(changed, np.int64(zero), old))
-            self._release(old[changed])
-
-    def _drop_beyond(self, offset: int) -> None:
-        """Forget the clusters from a cluster's offset on."""
-        first_index, first = self._locate(offset)
-        for index in self._mapping.present():
-            table = self._mapping.find(index, self._file_size())
-            low = first if index == first_index else 0
-            if index < first_index or table is None or not table.entries[low:].any():
-                continue
-            old = table.entries[low:].copy()
-            self._mapping.set(index, low, np.zeros(len(old), np.int64))
-            self._release(old)
-            self._relieve()
-
-    def _release(self, entries: Int64Array) -> None:
-        """Let go of the host clusters that entries refer to."""
-        packed = entries[(entries & layout.COMPRESSED) != 0]
-        plain = entries[(entries & layout.COMPRESSED) == 0] & layout.OFFSET_MASK
-        self._allocator.release(plain[plain != 0] >> self._bits)
-        first = compressed.offsets(packed, self._bits) >> self._bits
-        last = (compressed.offsets(packed, self._bits) + compressed.lengths(packed, self._bits) - 1) >> self._bits
-        for one, other in zip(first.tolist(), last.tolist(), strict=True):
-            self._allocator.release(np.arange(one, other + 1, dtype=np.int64))
-
-    def _clear_autoclear(self) -> None:
-        """Take away the features that a writer who doesn't know them has to take away: ours are none."""
-        if self.header.autoclear:
-            fsops.pwrite(self._fd, bytes(8), layout.AUTOCLEAR_AT)
-            fsops.fdatasync(self._fd)
+            self._ledger.replace(index, first, np.where(changed, np.int64(zero), old))
 
 
 def _is_own(entry: int) -> bool:
@@ -422,15 +337,3 @@ def _read_exactly(fd: int, length: int, offset: int) -> memoryview:
     if len(data) != length:
         raise OSError(errno.EIO, "the source ends before the range that is to be copied")
     return memoryview(data)
-
-
-def _check_writable(parsed: header.Header) -> None:
-    problem = None
-    if parsed.incompatible & (layout.INCOMPATIBLE_DIRTY | layout.INCOMPATIBLE_CORRUPT):
-        problem = "it is marked dirty or corrupt"
-    elif parsed.refcount_order != layout.REFCOUNT_ORDER_DEFAULT:
-        problem = f"refcounts of {1 << parsed.refcount_order} bits are not written"
-    elif parsed.snapshot_count:
-        problem = "it has internal snapshots"
-    if problem:
-        raise errors.ImageRefused(problem=problem)

@@ -72,6 +72,7 @@ def test_what_create_wrote_is_what_open_reads(tmp_path: pathlib.Path) -> None:
         (24, u64(2**64 - 512), "more than its L1 table maps"),
         (24, u64(SIZE + 1), "whole sectors"),
         (32, u32(1), "encryption method 1"),
+        (32, u32(2), "encryption method 2"),
         (32, u32(99), "encryption method 99"),
         (36, u32(0), "more than its L1 table maps"),
         (36, u32(2**23), "L1 table"),

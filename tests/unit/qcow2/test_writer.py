@@ -6,7 +6,7 @@ import pytest
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Kind
-from snapd.qcow2 import chain, check, create, image, repair, writer
+from snapd.qcow2 import chain, check, create, image, ledger, repair, writer
 
 CLUSTER = 65536
 SIZE = 64 * CLUSTER
@@ -200,7 +200,7 @@ def test_the_refcount_table_grows_with_the_file(tmp_path: pathlib.Path) -> None:
 def test_tables_are_written_back_when_they_take_too_much_memory(
     path: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_TABLES_MAX", 16 * 512)
+    monkeypatch.setattr(ledger, "_TABLES_MAX", 16 * 512)
     path = tmp_path / "small-clusters"
     create.create(path, size_bytes=4 * units.MIB, cluster_size=512)
     target = writer.Writer.open(path)

@@ -1,0 +1,152 @@
+"""All that an image's header and tables say while it is written, and the order in which that comes to disk.
+
+Brings together the mapping, the refcounts and the free clusters of one image. Knows which cluster is whose, and nothing
+of the bytes in them.
+"""
+
+import os
+
+import numpy as np
+
+from snapd import errors, fsops, units
+from snapd.blockmap import Int64Array
+from snapd.qcow2 import compressed, header, layout, tables
+from snapd.qcow2.allocator import Allocator
+from snapd.qcow2.mapping import Mapping, Table
+from snapd.qcow2.refcounts import Refcounts
+
+_TABLES_MAX = 32 * units.MIB
+"""Memory that L2 tables may take, changed or not."""
+
+
+class Ledger:
+    """Mapping, refcounts and size of one image that is being written. One thread, one writer."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        """Read the header and the L1 table. Borrows the descriptor; name is for messages.
+
+        Raises errors.ImageRefused for what is no image that the engine may write, errors.Corrupt for impossible tables.
+        """
+        file_size = os.fstat(fd).st_size
+        parsed = header.read(fd, file_size)
+        _check_writable(parsed)
+        l1, metadata = tables.read_l1(fd, parsed, file_size, name)
+        self.header = parsed
+        """As it was when the image was opened."""
+        self.size_bytes = parsed.size_bytes
+        """The disk's size that the next `write_back` makes durable."""
+        self._durable_size = parsed.size_bytes
+        self._fd = fd
+        self._refcounts = Refcounts(fd, parsed, file_size, name)
+        self._allocator = Allocator(fd, self._refcounts, parsed.cluster_size)
+        self._mapping = Mapping(fd, parsed, l1, metadata, name)
+
+    # --- guest clusters -----------------------------------------------------------------------------------------------
+
+    def locate(self, offset: int) -> tuple[int, int]:
+        """Return the L1 index and the L2 index of a guest offset."""
+        return divmod(offset >> self.header.cluster_bits, self.header.table_entries)
+
+    def entry(self, offset: int) -> int:
+        """Return the L2 entry of a guest offset, 0 if there is no L2 table. Raises errors.Corrupt."""
+        index, within = self.locate(offset)
+        table = self.find(index)
+        return 0 if table is None else int(table.entries[within])
+
+    def find(self, index: int) -> Table | None:
+        """Return the L2 table of an L1 index, or None. Raises errors.Corrupt."""
+        return self._mapping.find(index, self._file_size)
+
+    def make(self, index: int) -> Table:
+        """Return the L2 table of an L1 index, a new one if there was none. Raises errors.Corrupt."""
+        return self._mapping.make(index, self._file_size, self._allocator)
+
+    def replace(self, index: int, first: int, entries: Int64Array) -> None:
+        """Set the entries of an L2 table from first on, and let go of the clusters of those that this changes."""
+        table = self.make(index)
+        old = table.entries[first : first + len(entries)].copy()
+        self._mapping.set(index, first, entries)
+        self._release(old[old != entries])
+
+    def drop_beyond(self, offset: int) -> None:
+        """Forget all guest clusters from that offset, a cluster's, on."""
+        first_index, first = self.locate(offset)
+        for index in self._mapping.present():
+            table = self.find(index)
+            low = first if index == first_index else 0
+            if index >= first_index and table is not None and table.entries[low:].any():
+                self.replace(index, low, np.zeros(len(table.entries) - low, np.int64))
+                self.relieve()
+
+    def grow(self, size_bytes: int) -> None:
+        """Have the L1 table hold a disk of that size."""
+        self._mapping.grow_l1(header.l1_entries_for(size_bytes, self.header.cluster_bits), self._allocator)
+
+    # --- host clusters ------------------------------------------------------------------------------------------------
+
+    def allocate(self, count: int) -> tuple[int, int]:
+        """Return (first host cluster, how many): at least one and up to count of them in a row."""
+        return self._allocator.allocate(count)
+
+    @property
+    def _file_size(self) -> int:
+        return self._refcounts.end << self.header.cluster_bits
+
+    def _release(self, entries: Int64Array) -> None:
+        """Let go of the host clusters that entries refer to."""
+        bits = self.header.cluster_bits
+        is_packed = (entries & layout.COMPRESSED) != 0
+        plain = entries[~is_packed] & layout.OFFSET_MASK
+        self._allocator.release(plain[plain != 0] >> bits)
+        start = compressed.offsets(entries[is_packed], bits)
+        last = (start + compressed.lengths(entries[is_packed], bits) - 1) >> bits
+        for one, other in zip((start >> bits).tolist(), last.tolist(), strict=True):
+            self._allocator.release(np.arange(one, other + 1, dtype=np.int64))
+
+    # --- coming to disk -----------------------------------------------------------------------------------------------
+
+    def clear_autoclear(self) -> None:
+        """Take away the features that a writer who doesn't know them has to take away: it knows none."""
+        if self.header.autoclear:
+            fsops.pwrite(self._fd, bytes(8), layout.AUTOCLEAR_AT)
+            fsops.fdatasync(self._fd)
+
+    def relieve(self) -> None:
+        """Write tables back if they take too much memory."""
+        if self._mapping.full(_TABLES_MAX):
+            self.write_back()
+
+    def write_back(self) -> None:
+        """Make everything durable, the bytes in the clusters too: what is referred to before what refers to it."""
+        self._mapping.write_new()
+        self._refcounts.write()
+        if self._refcounts.unlinked:
+            # A table that refers to a block must not come to disk before the block's counters.
+            fsops.fdatasync(self._fd)
+            self._refcounts.link()
+        fsops.fdatasync(self._fd)
+        fsops.point("qcow2.clusters-durable")
+        if self._mapping.dirty:
+            self._mapping.publish(self._durable_size)
+            fsops.fdatasync(self._fd)
+            fsops.point("qcow2.tables-durable")
+        if self.size_bytes != self._durable_size:
+            # Only now, since the tables say what the new part of the disk reads as.
+            fields = layout.SIZE_FIELDS.pack(self.size_bytes, 0, self._mapping.l1_size, self._mapping.l1_offset)
+            fsops.pwrite(self._fd, fields, layout.SIZE_FIELDS_AT)
+            fsops.fdatasync(self._fd)
+            self._durable_size = self.size_bytes
+        self._allocator.settle()
+        self._refcounts.trim()
+
+
+def _check_writable(parsed: header.Header) -> None:
+    problem = None
+    if parsed.incompatible & (layout.INCOMPATIBLE_DIRTY | layout.INCOMPATIBLE_CORRUPT):
+        problem = "it is marked dirty or corrupt"
+    elif parsed.refcount_order != layout.REFCOUNT_ORDER_DEFAULT:
+        problem = f"refcounts of {1 << parsed.refcount_order} bits are not written"
+    elif parsed.snapshot_count:
+        problem = "it has internal snapshots"
+    if problem:
+        raise errors.ImageRefused(problem=problem)
