@@ -102,3 +102,36 @@ def test_any_sequence_of_changes_reads_as_a_plain_array_would(
     assert check.check(path).clean
     if bottom is not None:
         bottom.close()
+
+
+@pytest.mark.parametrize("kind", ["version-2", "version-2-overlay", "compressed", "preallocated"])
+@pytest.mark.parametrize("cluster_size", [512, 4 * units.KIB, 64 * units.KIB])
+def test_images_of_qemu_s_are_written_on(tmp_path: pathlib.Path, qemu: Qemu, kind: str, cluster_size: int) -> None:
+    size = 3 * units.MIB + 512
+    path = tmp_path / "top.qcow2"
+    below = None
+    raw = tmp_path / "raw"
+    raw.write_bytes((bytes(range(256)) * 12 * units.KIB).ljust(size, b"\0"))
+    qemu.create(tmp_path / "bottom.qcow2", size - units.MIB)
+    qemu.io(tmp_path / "bottom.qcow2", "write -P 7 0 1M", f"write -P 8 1500k {size - units.MIB - 1500 * units.KIB}")
+    if kind == "compressed":
+        options = f"cluster_size={cluster_size}"
+        qemu.img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, raw, path)
+    elif kind == "preallocated":
+        qemu.create(path, size, cluster_size=cluster_size, preallocation="metadata")
+    else:
+        overlay = kind == "version-2-overlay"
+        backing = "bottom.qcow2" if overlay else None
+        qemu.create(path, size, backing=backing, cluster_size=cluster_size, compat="0.10")
+        below = chain.Chain([image.Image.open(tmp_path / "bottom.qcow2")]) if overlay else None
+    disk = Disk(path, size, below, seed=cluster_size)
+    disk.model = bytearray(qemu.content(path))
+    for _ in range(40):
+        disk.step()
+    disk.writer.close()
+    assert disk.content() == disk.model
+    assert qemu.content(path) == disk.model
+    qemu.assert_clean(path)
+    assert check.check(path).clean
+    for opened in below.images if below else ():
+        opened.close()
