@@ -15,7 +15,8 @@ from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
 from snapd.qcow2 import chain as chains
 from snapd.service import hints as hinting
-from snapd.service import locks, names
+from snapd.service import locks as locking
+from snapd.service import names
 from snapd.service.settings import Settings
 
 
@@ -78,7 +79,7 @@ class Core:
     pool: pools.Pool
     pins: pinning.Pins
     repository: repositories.Repository
-    locks: locks.KeyedLocks = dataclasses.field(default_factory=locks.KeyedLocks)
+    locks: locking.KeyedLocks = dataclasses.field(default_factory=locking.KeyedLocks)
     controls: Controls = dataclasses.field(default_factory=Controls)
     hints: hinting.Hints = dataclasses.field(default_factory=hinting.Hints)
 

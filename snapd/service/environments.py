@@ -94,3 +94,5 @@ class Environments:
                 raise errors.EnvironmentNotEmpty(name=name, volumes=volume_count, snapshots=snapshot_count)
             environments.remove(tx, environment, core.now())
             lookup.remember(tx, request, environment.uid, core.now())
+        # The archive's record of it goes with its last pack.
+        core.hints.environment(environment.uid)
