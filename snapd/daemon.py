@@ -16,7 +16,6 @@ GRACE_S = 30.0
 """How long calls under way may take to finish when the daemon stops."""
 
 _UMASK = 0o077
-_STATE_MODE = 0o750
 _CAPABILITIES = ("archive.directory",)
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +37,7 @@ def run(config: configs.Config) -> None:
 def _lock_state(config: configs.Config) -> lockfile.LockFile:
     path = config.state_dir / "lock"
     with fsops.translated(config.state_dir):
-        fsops.make_directory(config.state_dir, _STATE_MODE)
+        fsops.make_directory(config.state_dir)
         lock = lockfile.acquire(path)
         if lock is None:
             raise errors.StateDirectoryBusy(path=str(config.state_dir), pid=lockfile.holder(path))

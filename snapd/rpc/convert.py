@@ -197,7 +197,7 @@ def _archive(archive: model.Archive) -> snapshot_service_pb2.Snapshot.Archive:
         bytes_total=archive.bytes_total,
         attempts=archive.attempts,
         error=problem(archive.error),
-        next_attempt_time=timestamp(archive.next_attempt),
+        next_attempt_time=timestamp(archive.next_attempt if archive.error else None),
         stored_bytes=archive.stored_bytes,
     )
 

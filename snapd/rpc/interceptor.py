@@ -4,7 +4,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -19,7 +19,10 @@ from snapd.service import problems
 
 TRequest = TypeVar("TRequest")
 TResponse = TypeVar("TResponse")
-Handler = grpc.RpcMethodHandler[Any, Any]
+# gRPC's classes are generic for type checkers only, so they stand in quotes where they take parameters.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Found: TypeAlias = "grpc.RpcMethodHandler[TRequest, TResponse] | None"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Found[TRequest, TResponse]]]"
 
 _log = structlog.get_logger(__name__)
 _NAMING_FIELDS = ("name", "parent", "source", "environment_id")
@@ -43,9 +46,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[TRequest, TResponse] | None]],
+        continuation: "Continuation[TRequest, TResponse]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[TRequest, TResponse] | None:
+    ) -> "Found[TRequest, TResponse]":
         path = handler_call_details.method
         if path not in self._wrapped:
             handler = await continuation(handler_call_details)

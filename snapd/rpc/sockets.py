@@ -63,8 +63,9 @@ def claim(path: pathlib.Path, group: str = "", mode: int = 0o660) -> Claim:
     group_id = _group_id(path, group)
     with fsops.translated(path.parent):
         if not path.parent.is_dir():
-            fsops.make_directory(path.parent, _FOLDER_MODE)
+            fsops.make_directory(path.parent)
             os.chown(path.parent, -1, group_id)
+            fsops.set_mode(path.parent, _FOLDER_MODE)
         lock = lockfile.acquire(path.with_name(f"{path.name}.lock"))
     if lock is None:
         raise errors.SocketBusy(path=str(path))
