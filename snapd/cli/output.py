@@ -3,6 +3,7 @@
 It owns how fields are written; it knows their types and units by their descriptors and names, not what they mean.
 """
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,8 +57,13 @@ def table(rows: Iterable[list[str]], headings: Sequence[str] | None = None) -> N
     for row in rows:
         # As text, not as markup: names and labels are other people's words.
         grid.add_row(*(rich.text.Text(cell) for cell in row))
-    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
-    rich.console.Console(file=sys.stdout, width=width, highlight=False).print(grid)
+    if sys.stdout.isatty():
+        rich.console.Console(file=sys.stdout, highlight=False).print(grid)
+    else:
+        lines = rich.console.Console(file=io.StringIO(), width=_WIDTH_OF_FILES, highlight=False)
+        with lines.capture() as captured:
+            lines.print(grid)
+        click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def note(text: str) -> None:
