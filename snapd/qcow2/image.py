@@ -15,10 +15,10 @@ from snapd.blockmap import Int64Array
 from snapd.qcow2 import compressed, header, tables
 
 
-def open_regular(path: pathlib.Path, flags: int) -> int:
-    """Open a regular file, following no link and waiting for no FIFO. Raises errors.ImageRefused or OSError."""
+def _open_regular(path: pathlib.Path) -> int:
+    """Open a regular file for reading, following no link and waiting for no FIFO. Raises errors.ImageRefused or OSError."""
     try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise errors.ImageRefused(problem="the path is not a regular file") from error
@@ -57,7 +57,7 @@ class Image:
         can't be opened or read.
         """
         with fsops.translated(path):
-            fd = open_regular(path, os.O_RDONLY)
+            fd = _open_regular(path)
             try:
                 file_size = os.fstat(fd).st_size
                 return cls(path, fd, file_size, header.read(fd, file_size))
@@ -87,7 +87,7 @@ class Image:
         size = self.cluster_size
         first = start // size
         with fsops.translated(self.path):
-            l1, metadata = self.tables()
+            l1, metadata = self.l1_and_metadata()
             maps = []
             for found in tables.runs(self._fd, self.header, l1, first, units.divide_up(end, size) - first, self._name):
                 judged = tables.judge(found, self.header, self.file_size, metadata)
@@ -98,7 +98,7 @@ class Image:
                 maps.append(tables.to_block_map(found, judged, size))
         return blockmap.clip(tables.concatenated(maps), start, end - start)
 
-    def tables(self) -> tuple[Int64Array, tables.Metadata]:
+    def l1_and_metadata(self) -> tuple[Int64Array, tables.Metadata]:
         """Return the L1 table as it is on disk, found sound, and where metadata lies. Raises errors.Corrupt."""
         if self._tables is None:
             self._tables = tables.read_l1(self._fd, self.header, self.file_size, self._name)

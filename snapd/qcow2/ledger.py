@@ -94,6 +94,8 @@ class Ledger:
 
     def _release(self, entries: Int64Array) -> None:
         """Let go of the host clusters that entries refer to."""
+        if not entries.any():
+            return
         bits = self.header.cluster_bits
         is_packed = (entries & layout.COMPRESSED) != 0
         plain = entries[~is_packed] & layout.OFFSET_MASK

@@ -99,7 +99,8 @@ class Refcounts:
         # Blocks that are missing are made first, since they take clusters at the end themselves.
         while (number := self._missing(self._unused(count), count)) is not None:
             self._ensure(number)
-        first = self._take(count)
+        first = self.end
+        self.end += count
         self.claim(first, count)
         return first
 

@@ -326,6 +326,8 @@ def _is_own(entry: int) -> bool:
 
 def _runs_to_store(entries: Int64Array, cluster_size: int) -> list[tuple[int, int]]:
     """Return (low, high) of the runs that go to one place: own clusters in a row, or clusters to be allocated."""
+    if len(entries) == 1:
+        return [(0, 1)]
     own = (entries & (layout.COPIED | layout.COMPRESSED | layout.ZERO)) == layout.COPIED
     follows = (own[1:] == own[:-1]) & (~own[1:] | (np.diff(entries) == cluster_size))
     starts = [0, *(np.flatnonzero(~follows) + 1).tolist()]

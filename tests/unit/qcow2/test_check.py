@@ -63,7 +63,7 @@ def test_a_refcount_that_contradicts_its_cluster_is_a_corruption(path: pathlib.P
 
 def test_a_cluster_that_two_entries_share_is_a_corruption(path: pathlib.Path) -> None:
     with image.Image.open(path) as opened:
-        l1, _ = opened.tables()
+        l1, _ = opened.l1_and_metadata()
     with path.open("r+b") as file:
         file.seek(int(l1[0]) & (1 << 56) - 512)
         entry = file.read(8)

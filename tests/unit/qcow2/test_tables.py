@@ -30,7 +30,7 @@ def set_entry(path: pathlib.Path, offset: int, entry: int) -> None:
 
 def l2_offset(path: pathlib.Path) -> int:
     with image.Image.open(path) as opened:
-        l1, _ = opened.tables()
+        l1, _ = opened.l1_and_metadata()
         return int(l1[0]) & layout.OFFSET_MASK
 
 
