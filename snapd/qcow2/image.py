@@ -16,7 +16,10 @@ from snapd.qcow2 import compressed, header, tables
 
 
 def _open_regular(path: pathlib.Path) -> int:
-    """Open a regular file for reading, following no link and waiting for no FIFO. Raises errors.ImageRefused or OSError."""
+    """Open a regular file for reading, following no link and waiting for no FIFO.
+
+    Raises errors.ImageRefused, OSError.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
