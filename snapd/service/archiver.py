@@ -131,5 +131,6 @@ class Archiver:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._executor.shutdown(wait=True, cancel_futures=True)

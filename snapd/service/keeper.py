@@ -130,4 +130,5 @@ class Keeper:
     def stop(self) -> None:
         """End the thread; a fold under way is finished first."""
         self._core.hints.stop()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
