@@ -43,6 +43,13 @@ CREATE INDEX blobs_of_pack ON blobs (pack);
 """
 
 
+FIND: Final = """
+SELECT packs.id FROM blobs CROSS JOIN packs ON packs.number = blobs.pack
+WHERE blobs.prefix = ? AND packs.environment = ? AND packs.state <> ? ORDER BY blobs.pack DESC
+"""
+"""CROSS JOIN settles the order of the loops: left to itself, SQLite looks through all packs of the environment."""
+
+
 class State(enum.IntEnum):
     """What is known of a pack."""
 
@@ -203,11 +210,7 @@ class Index:
     def find(self, environment_uid: str, name: bytes) -> list[bytes]:
         """Return the ids of the undamaged packs of an environment that seem to hold a blob, newest first."""
         with self._errors():
-            rows = self._connection.execute(
-                "SELECT packs.id FROM blobs JOIN packs ON packs.number = blobs.pack "
-                "WHERE blobs.prefix = ? AND packs.environment = ? AND packs.state <> ? ORDER BY packs.number DESC",
-                [name[:_PREFIX], environment_uid, int(State.DAMAGED)],
-            ).fetchall()
+            rows = self._connection.execute(FIND, [name[:_PREFIX], environment_uid, int(State.DAMAGED)]).fetchall()
         return [pack_id for (pack_id,) in rows]
 
     def reconcile(self, environment_uid: str, stored: dict[bytes, int]) -> list[bytes]:

@@ -129,3 +129,10 @@ def test_packs_that_came_or_went_behind_its_back_are_noticed_at_the_next_start(a
     known = archive.repository._index.packs(ENVIRONMENT)
     assert set(known) == {layout.pack_id(one), layout.pack_id(two)}
     archive.check()
+
+
+def test_a_search_looks_at_the_packs_of_one_name_only(path: pathlib.Path) -> None:
+    opened = index.Index(path, "host")
+    steps = [row[3] for row in opened._connection.execute(f"EXPLAIN QUERY PLAN {index.FIND}", [b"", "env", 0])]
+    assert [step.split()[:2] for step in steps] == [["SEARCH", "blobs"], ["SEARCH", "packs"]]
+    opened.close()
