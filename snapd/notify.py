@@ -3,9 +3,13 @@
 import os
 import socket
 
+import structlog
+
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 ALIVE = "WATCHDOG=1"
+
+_log = structlog.get_logger(__name__)
 
 
 def send(state: str) -> None:
@@ -16,7 +20,11 @@ def send(state: str) -> None:
     if address.startswith("@"):
         address = f"\0{address[1:]}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notification:
-        notification.sendto(state.encode(), address)
+        try:
+            notification.sendto(state.encode(), address)
+        except OSError as error:
+            # Whoever asked has gone away. That is no reason to stop serving.
+            _log.warning("state not sent", state=state, problem=str(error))
 
 
 def watchdog_interval_s() -> float | None:

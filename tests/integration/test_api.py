@@ -182,7 +182,7 @@ def test_a_listing_is_filtered(client: running.Client, filter_: str, found: list
     assert [volume.name.rpartition("/")[2] for volume in listed] == found
 
 
-def test_snapshots_are_filtered_by_the_name_of_their_volume(client: running.Client) -> None:
+def test_snapshots_are_filtered_by_the_id_of_their_volume(client: running.Client) -> None:
     for volume_id in ("v1", "v2"):
         volume = _volume(client, volume_id)
         client.snapshots.CreateSnapshot(
@@ -193,9 +193,7 @@ def test_snapshots_are_filtered_by_the_name_of_their_volume(client: running.Clie
                 rapid=True,
             )
         )
-    request = snapshot_service_pb2.ListSnapshotsRequest(
-        parent="environments/a", filter='volume = "environments/a/volumes/v2" AND rapid = true'
-    )
+    request = snapshot_service_pb2.ListSnapshotsRequest(parent="environments/a", filter="volume = v2 AND rapid = true")
     listed = client.snapshots.ListSnapshots(request).snapshots
     assert [snapshot.name for snapshot in listed] == ["environments/a/snapshots/of-v2"]
 

@@ -2,6 +2,7 @@ import pathlib
 import socket
 
 import pytest
+import structlog
 
 from snapd import notify
 
@@ -16,6 +17,13 @@ def test_a_state_reaches_whoever_started_the_daemon(
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         notify.send(notify.READY)
         assert manager.recv(100) == b"READY=1"
+
+
+def test_a_manager_that_has_gone_away_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/notify")
+    with structlog.testing.capture_logs() as logged:
+        notify.send(notify.STOPPING)
+    assert [line["state"] for line in logged] == ["STOPPING=1"]
 
 
 def test_nothing_is_sent_where_nobody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
