@@ -40,7 +40,7 @@ class Repository:
 
     def __init__(
         self, store: backend.Backend, local_index: index.Index, host: str, uid: str, block_size: int, level: int
-    ):
+    ) -> None:
         """Use `open` instead."""
         self.block_size = block_size
         self.uid = uid
@@ -55,6 +55,7 @@ class Repository:
         self._recordings: dict[str, int] = {}
         self._numbers = itertools.count()
         self._environments_lock = threading.RLock()
+        self._reconcile_lock = threading.Lock()
         self._collection_lock = threading.Lock()
 
     @classmethod
@@ -162,7 +163,7 @@ class Repository:
     def _reconcile(self, environment_blobs: blobs.Blobs) -> None:
         """Compare the index with the store, once for each environment and process."""
         environment_uid = environment_blobs.home.area.environment_uid
-        with self._environments_lock:
+        with self._reconcile_lock:
             if self._reconciled.get(environment_uid) != self._index.generation:
                 environment_blobs.reconcile()
                 self._reconciled[environment_uid] = self._index.generation
