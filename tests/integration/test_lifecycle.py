@@ -5,6 +5,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 
+import google_crc32c
 import grpc
 import pytest
 from google.longrunning import operations_pb2
@@ -12,7 +13,7 @@ from google.protobuf import duration_pb2
 from grpc_health.v1 import health_pb2
 
 from snapd import lockfile
-from snapd.v1 import environment_service_pb2
+from snapd.v1 import environment_service_pb2, transfer_pb2
 from snapd.v1 import volume_service_pb2 as volumes
 from tests.integration import running
 
@@ -34,11 +35,17 @@ class Upload:
         )
         yield volumes.ImportVolumeRequest(start=start)
         self._over.wait(running.PATIENCE_S)
+        yield volumes.ImportVolumeRequest(hole=transfer_pb2.Hole(length=MIB))
 
     def end(self) -> None:
-        """End the stream."""
+        """Break the stream off."""
         self.answers.cancel()
         self._over.set()
+
+    def complete(self) -> None:
+        """Send the rest."""
+        self._over.set()
+        list(self.answers)
 
 
 def _refused(call: Callable[[], object]) -> grpc.RpcError:
@@ -74,6 +81,58 @@ def test_a_stop_ends_waits_and_streams_and_tells_the_watchers_of_health(
         refused = _refused(call)
         assert (refused.code(), running.reason(refused)) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
     upload.end()
+
+
+def test_a_stop_does_not_wait_for_a_client_that_reads_no_further(
+    daemon: running.Daemon, client: running.Client
+) -> None:
+    name = "environments/a/volumes/v1"
+    request = volumes.CreateVolumeRequest(
+        parent="environments/a", volume_id="v1", volume=volumes.Volume(size_bytes=64 * MIB)
+    )
+    client.volumes.CreateVolume(request)
+    data = bytes(range(256)) * (MIB // 256)
+
+    def writes() -> Iterator[volumes.WriteBlocksRequest]:
+        yield volumes.WriteBlocksRequest(start=volumes.WriteBlocksRequest.Start(name=name))
+        for offset in range(0, 64 * MIB, MIB):
+            chunk = transfer_pb2.DataChunk(offset=offset, data=data, crc32c=google_crc32c.value(data))
+            yield volumes.WriteBlocksRequest(data=chunk)
+
+    list(client.volumes.WriteBlocks(writes()))
+    stalled = client.volumes.ExportVolume(volumes.ExportVolumeRequest(source=name))
+    next(stalled)
+    assert daemon.stop() == 0
+    refused = _refused(lambda: list(stalled))
+    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_what_was_accepted_goes_on_when_its_caller_gives_up(client: running.Client) -> None:
+    request = volumes.CreateVolumeRequest(
+        parent="environments/a",
+        volume_id="v1",
+        volume=volumes.Volume(size_bytes=MIB),
+        request_id="8c5d3f6e-3a53-4a07-a9cf-7fd8c9e3c1b2",
+    )
+    for _ in range(20):
+        call = client.volumes.CreateVolume.future(request)
+        call.cancel()
+    created = client.volumes.CreateVolume(request)
+    client.done(created.operation)
+    listed = client.volumes.ListVolumes(volumes.ListVolumesRequest(parent="environments/a")).volumes
+    assert [(volume.uid, volume.state) for volume in listed] == [(created.volume.uid, volumes.Volume.STATE_READY)]
+
+
+def test_all_who_wait_for_an_operation_hear_of_its_end(client: running.Client) -> None:
+    upload = Upload(client)
+    listing = operations_pb2.ListOperationsRequest(name="environments/a", filter="done = false")
+    (operation,) = client.operations.ListOperations(listing).operations
+    request = operations_pb2.WaitOperationRequest(name=operation.name)
+    waiting = [client.operations.WaitOperation.future(request) for _ in range(200)]
+    upload.complete()
+    ended = [wait.result(running.PATIENCE_S) for wait in waiting]
+    assert all(found.done for found in ended)
+    assert {found.name for found in ended} == {operation.name}
 
 
 def test_what_was_answered_is_there_after_a_kill(daemon: running.Daemon, client: running.Client) -> None:
