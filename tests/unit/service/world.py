@@ -1,0 +1,343 @@
+"""A service on a folder of the test's, short ways to use it, and the checker that looks at everything at the end."""
+
+import contextlib
+import datetime
+import pathlib
+import sqlite3
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+
+from snapd import clock as clocks
+from snapd import fsops, model, units
+from snapd.archive import repository as repositories
+from snapd.archive.backends import directory
+from snapd.catalog import layers
+from snapd.pool import layers as pools
+from snapd.service import transfers
+from snapd.service.service import Service
+from snapd.service.settings import Settings
+from snapd.service.snapshots import SnapshotSpec
+from snapd.service.volumes import VolumeSpec
+
+PATIENCE_S = 60.0
+"""Far more than anything here takes, on a slow machine too."""
+SIZE = 4 * units.MIB
+CLUSTER = 64 * units.KIB
+START = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
+
+_LOOK_AGAIN_S = 0.02
+"""What has no event, as a fold, is looked at this often."""
+
+
+def settings_in(folder: pathlib.Path) -> Settings:
+    """Return settings for a service that keeps everything in a folder."""
+    return Settings(
+        pool_path=folder / "pool",
+        archive_path=folder / "archive",
+        catalog_path=folder / "catalog.sqlite3",
+        index_path=folder / "index.sqlite3",
+        host="host-1",
+        block_size=64 * units.KIB,
+        compression_level=1,
+        default_retention=datetime.timedelta(hours=24),
+        low_watermark_bytes=1,
+        max_chain_depth=8,
+        archive_workers=1,
+        copy_threads=2,
+        retry_initial=datetime.timedelta(seconds=30),
+        retry_longest=datetime.timedelta(minutes=10),
+        upload_expiry=datetime.timedelta(hours=1),
+    )
+
+
+def request(method: str, parent: str = "e", request_id: str | None = None, digest: bytes = b"") -> model.Request:
+    """Return a request with an id of its own, unless one is given."""
+    return model.Request("me", method, parent, str(uuid.uuid4()) if request_id is None else request_id, digest)
+
+
+class World:
+    """A service with one environment, `e`. It can be stopped and opened again; time passes when it is told to."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.settings = settings_in(folder)
+        self.clock = clocks.ManualClock(START)
+        self._changed = threading.Condition()
+        self._service: Service | None = None
+
+    @property
+    def service(self) -> Service:
+        """The open service."""
+        assert self._service is not None, "the service is not open"
+        return self._service
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def open(self) -> Service:
+        """Open the service and recover, without any background work."""
+        self._service = Service.open(self.settings, self.clock)
+        self._service.subscribe(self._notice)
+        return self._service
+
+    def start(self) -> Service:
+        """Open the service and begin the background work."""
+        service = self.open()
+        service.start()
+        return service
+
+    def stop(self) -> None:
+        """Stop the service in order, if it is open."""
+        service, self._service = self._service, None
+        if service is not None:
+            service.stop()
+
+    def restart(self) -> None:
+        """Stop the service and start it again."""
+        self.stop()
+        self.start()
+
+    def _notice(self, _revision: int) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition; it is looked at after each event, and now and then."""
+        deadline_s = clocks.monotonic_s() + PATIENCE_S
+        with self._changed:
+            while not condition():
+                assert clocks.monotonic_s() < deadline_s, "what was waited for did not come"
+                self._changed.wait(_LOOK_AGAIN_S)
+
+    def pass_time(self, **duration: float) -> None:
+        """Let time pass, as in timedelta(**duration)."""
+        self.clock.advance(datetime.timedelta(**duration))
+
+    # --- short ways ---------------------------------------------------------------------------------------------------
+
+    def environment(self, environment_id: str = "e", retention: datetime.timedelta | None = None) -> None:
+        """Make an environment."""
+        request_ = request("CreateEnvironment", "")
+        self.service.environments.create(request_, environment_id, "", {}, retention)
+
+    def volume(self, volume_id: str, size_bytes: int = SIZE) -> model.Volume:
+        """Make an empty volume."""
+        spec = VolumeSpec("", {}, model.VolumeRole.DATA, "", size_bytes, "")
+        return self.service.volumes.create(request("CreateVolume"), "e", volume_id, spec)[0]
+
+    def clone(self, volume_id: str, snapshot_id: str) -> model.Volume:
+        """Make a volume from a snapshot, and wait until it is made."""
+        spec = VolumeSpec("", {}, model.VolumeRole.DATA, "", 0, snapshot_id)
+        _, operation = self.service.volumes.create(request("CreateVolume"), "e", volume_id, spec)
+        self.succeed(operation)
+        return self.service.volumes.get("e", volume_id)
+
+    def write(self, volume_id: str, offset: int, data: bytes) -> None:
+        """Write bytes into a volume, durably."""
+        with contextlib.closing(
+            self.service.transfers.begin_write(request("WriteBlocks"), "e", volume_id, "")
+        ) as write:
+            write.data(offset, data)
+            write.finish()
+
+    def snapshot(
+        self, snapshot_id: str, volume_id: str, *, rapid: bool, retention: datetime.timedelta | None = None
+    ) -> model.Snapshot:
+        """Take a snapshot; a regular one is not waited for."""
+        spec = SnapshotSpec(rapid, "", {}, retention)
+        return self.service.snapshots.create(request("CreateSnapshot"), "e", snapshot_id, volume_id, spec)[0]
+
+    def archived(self, snapshot_id: str, volume_id: str) -> model.Snapshot:
+        """Take a regular snapshot, and wait until it is archived."""
+        self.snapshot(snapshot_id, volume_id, rapid=False)
+        self.until(lambda: self.get_snapshot(snapshot_id).archive.state is model.ArchiveState.ARCHIVED)
+        return self.get_snapshot(snapshot_id)
+
+    def get_snapshot(self, snapshot_id: str) -> model.Snapshot:
+        """Return a snapshot."""
+        return self.service.snapshots.get("e", snapshot_id)
+
+    def get_volume(self, volume_id: str) -> model.Volume:
+        """Return a volume."""
+        return self.service.volumes.get("e", volume_id)
+
+    def revert(self, volume_id: str, snapshot_id: str) -> None:
+        """Revert a volume, and wait for the end."""
+        request_ = request("RevertVolume")
+        self.succeed(self.service.volumes.revert(request_, "e", volume_id, snapshot_id, "")[1])
+
+    def delete_volume(self, volume_id: str) -> None:
+        """Delete a volume."""
+        self.service.volumes.delete(request("DeleteVolume"), "e", volume_id, "", False)
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot, and wait for the end."""
+        _, operation = self.service.snapshots.delete(request("DeleteSnapshot"), "e", snapshot_id, "", False)
+        assert operation is not None
+        self.succeed(operation)
+
+    def ended(self, operation: model.Operation) -> model.Operation:
+        """Wait for the end of an operation and return it."""
+        self.until(lambda: self.service.operations.get(operation.environment, operation.id).done)
+        return self.service.operations.get(operation.environment, operation.id)
+
+    def succeed(self, operation: model.Operation) -> None:
+        """Wait for the good end of an operation."""
+        assert self.ended(operation).error is None
+
+    def volume_bytes(self, volume_id: str) -> bytes:
+        """Return a volume's contents."""
+        return contents(self.service.transfers.export_volume("e", volume_id))
+
+    def snapshot_bytes(self, snapshot_id: str) -> bytes:
+        """Return a snapshot's contents."""
+        return contents(self.service.transfers.export_snapshot("e", snapshot_id))
+
+    # --- looking inside -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def catalog(self) -> Iterator[sqlite3.Connection]:
+        """Look into the catalog as another process would."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.settings.catalog_path}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            yield connection
+
+    def rows(self, sql: str, *values: str) -> list[sqlite3.Row]:
+        """Run a query on the catalog."""
+        with self.catalog() as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def depth(self, volume_id: str) -> int:
+        """Return how many layers a volume's contents lie in."""
+        head = self.get_volume(volume_id).head_layer
+        assert head is not None
+        with self.catalog() as connection:
+            return len(layers.chain(connection, head))
+
+    def layer_path(self, uid: str) -> pathlib.Path:
+        """Return where a layer's file lies."""
+        return self.settings.pool_path / uid[:2] / f"{uid}.qcow2"
+
+    def idle(self) -> bool:
+        """Say whether nothing is under way but uploads and writes."""
+        busy = self.rows("SELECT 1 FROM intents WHERE kind NOT IN ('upload', 'write')")
+        return not busy and not self.rows("SELECT 1 FROM layers WHERE state IN ('DOOMED', 'CREATING', 'FOLDING')")
+
+    def check(self) -> None:
+        """Come to rest, stop, and look at every row and every file."""
+        if self._service is not None:
+            self.until(self.idle)
+        self.stop()
+        check_at_rest(self.settings)
+
+
+def contents(export: transfers.Export) -> bytes:
+    """Return all bytes of an export, and close it."""
+    position = 0
+    parts = []
+    with export:
+        for piece in export.pieces(0):
+            assert piece.offset == position, "pieces come in order and without gaps"
+            parts.append(bytes(piece.length) if piece.data is None else piece.data)
+            assert len(parts[-1]) == piece.length
+            position += piece.length
+    assert position == export.size_bytes
+    return b"".join(parts)
+
+
+# --- the checker ------------------------------------------------------------------------------------------------------
+
+
+def check_at_rest(settings: Settings) -> None:
+    """Look at every row and file of a service that is closed and had come to rest. Uploads may wait for clients."""
+    with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        _check_catalog(connection)
+        _check_pool(connection, settings)
+        _check_archive(connection, settings)
+
+
+def _none(connection: sqlite3.Connection, sql: str) -> None:
+    found = [tuple(row) for row in connection.execute(sql)]
+    assert not found, f"{sql}: {found}"
+
+
+def _check_catalog(connection: sqlite3.Connection) -> None:
+    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    _none(connection, "PRAGMA foreign_key_check")
+    _none(connection, "SELECT * FROM intents WHERE kind NOT IN ('upload', 'write')")
+    _none(connection, "SELECT * FROM intents WHERE kind = 'upload' AND subject NOT IN (SELECT volume_uid FROM uploads)")
+    _none(connection, "SELECT * FROM uploads WHERE volume_uid NOT IN (SELECT subject FROM intents)")
+    _none(
+        connection,
+        "SELECT uid, state FROM layers WHERE state NOT IN ('HEAD', 'FROZEN')"
+        " AND uid NOT IN (SELECT json_extract(payload, '$.head') FROM intents WHERE kind = 'upload')",
+    )
+    _none(connection, "SELECT uid FROM layers WHERE state = 'HEAD' AND uid NOT IN (SELECT head_layer FROM volumes)")
+    _none(
+        connection,
+        "SELECT v.uid FROM volumes v LEFT JOIN layers l ON l.uid = v.head_layer"
+        " WHERE v.activity = '' AND l.state IS NOT 'HEAD'",
+    )
+    _none(connection, "SELECT uid, activity FROM volumes WHERE activity IN ('REVERTING', 'DESTROYING')")
+    _none(connection, "SELECT uid FROM snapshots WHERE state = 'DESTROYING'")
+    # A snapshot that isn't archived has its layer.
+    _none(
+        connection,
+        "SELECT s.id FROM snapshots s JOIN points p ON p.uid = s.point LEFT JOIN layers l ON l.uid = p.layer"
+        " WHERE s.archive_state != 'ARCHIVED' AND l.state IS NOT 'FROZEN'",
+    )
+    # Nothing is kept that nothing needs.
+    _none(
+        connection,
+        "SELECT uid FROM layers l WHERE state = 'FROZEN' AND NOT EXISTS (SELECT 1 FROM layers c WHERE c.parent = l.uid)"
+        " AND NOT EXISTS (SELECT 1 FROM points p JOIN snapshots s ON s.point = p.uid"
+        " WHERE p.layer = l.uid AND s.archive_state != 'ARCHIVED')",
+    )
+    _none(
+        connection,
+        "SELECT uid FROM points p WHERE layer IS NULL AND uid NOT IN (SELECT point FROM snapshots)"
+        " AND NOT EXISTS (SELECT 1 FROM volumes WHERE parent_point = p.uid)"
+        " AND NOT EXISTS (SELECT 1 FROM points WHERE parent = p.uid)",
+    )
+
+
+def _check_pool(connection: sqlite3.Connection, settings: Settings) -> None:
+    pool = pools.Pool(settings.pool_path, settings.low_watermark_bytes)
+    uploading = {row[0] for row in connection.execute("SELECT volume_uid FROM uploads")}
+    written = {row[0] for row in connection.execute("SELECT json_extract(payload, '$.layer') FROM intents")}
+    known = {row["uid"]: row for row in connection.execute("SELECT * FROM layers")}
+    assert pool.strays(set(known) | uploading) == []
+    for uid, row in known.items():
+        if row["state"] == "CREATING":
+            continue
+        path = pool.path(uid)
+        assert path.exists(), f"layer {uid} has no file"
+        assert not pool.temporary_path(uid).exists()
+        checked = subprocess.run(["qemu-img", "check", "-q", str(path)], capture_output=True, text=True, check=False)
+        sound = (0, 3) if uid in written else (0,)
+        assert checked.returncode in sound, f"layer {uid}: {checked.stdout}{checked.stderr}"
+
+
+def _check_archive(connection: sqlite3.Connection, settings: Settings) -> None:
+    expected: dict[str, set[str]] = {row["uid"]: set() for row in connection.execute("SELECT uid FROM environments")}
+    for row in connection.execute("SELECT uid, environment_uid FROM snapshots WHERE archive_state = 'ARCHIVED'"):
+        expected[row["environment_uid"]].add(row["uid"])
+    repository = repositories.Repository.open(
+        directory.DirectoryBackend(settings.archive_path), settings.index_path, settings.host
+    )
+    try:
+        for environment_uid, wanted in expected.items():
+            assert set(repository.snapshots(environment_uid)) == wanted
+    finally:
+        repository.close()
+
+
+@contextlib.contextmanager
+def failing(strike: Callable[[fsops.Operation], None]) -> Iterator[None]:
+    """Have file operations announced to `strike`, which may raise OSError, for the length of a block."""
+    fsops.observe(strike)
+    try:
+        yield
+    finally:
+        fsops.observe(None)
