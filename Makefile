@@ -1,0 +1,68 @@
+# The commands of a checkout. Everything they make lies in .venv, var and the caches that .gitignore names.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+STUBS := snapd/v1/volume_service_pb2.py
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: help setup demo test torture check format run bench docs protos clean
+
+help: ## say what there is
+	@echo "make …"
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 12
+
+setup: $(INSTALLED) $(STUBS) ## make .venv with the daemon, snapvol and the tools
+
+$(INSTALLED): pyproject.toml .ci/setup
+	@.ci/setup
+	@touch $@
+
+$(STUBS): hatch_build.py $(wildcard protos/snapd/v1/*.proto) | $(INSTALLED)
+	@$(BIN)/python hatch_build.py
+
+demo: setup ## run the whole main job against a real daemon; IMAGE=disk.qcow2 takes your own disk
+	@$(BIN)/python -m tests.demo $(if $(IMAGE),--image '$(IMAGE)')
+
+test: setup ## run the tests
+	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m 'not torture'
+
+torture: setup ## run the tests that kill the daemon at every point
+	@$(BIN)/pytest -m torture
+
+check: setup ## look at style, types, layers, protos and generated documents
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code --path protos/snapd
+	$(BIN)/buf build -o - | $(BIN)/buf breaking - --against protos/baseline.binpb
+	$(BIN)/python docs/generate_errors.py --check
+
+format: setup ## bring sources and protos into shape
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/buf format --write --path protos/snapd
+
+run: setup ## run a daemon in the foreground that keeps everything in ./var/state
+	@echo "export SNAPVOL_ADDRESS=$(CURDIR)/var/state/run/snapd-storage.sock   # for snapvol in another terminal"
+	@exec $(BIN)/snapd-storage serve --state-dir var/state --log-format console
+
+bench: setup ## measure
+	@$(BIN)/python -m tests.bench.run
+
+docs: setup ## write generated documents anew
+	@$(BIN)/python docs/generate_errors.py
+
+protos: setup ## generate snapd/v1 anew
+	@$(BIN)/python hatch_build.py
+
+clean: ## remove all that was made, ./var included
+	rm -rf .venv var build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f snapd/v1/*_pb2*
+	find snapd tests -name __pycache__ -prune -exec rm -rf {} +
