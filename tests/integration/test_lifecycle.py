@@ -1,6 +1,8 @@
 """The daemon as a process: starting, stopping in order, and not stepping on another one's toes."""
 
+import contextlib
 import pathlib
+import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -159,6 +161,24 @@ def test_a_wait_ends_at_its_time_limit_with_the_operation_as_it_is(client: runni
     upload.end()
 
 
+def test_a_manager_hears_that_the_daemon_is_ready_alive_and_stopping(short_path: pathlib.Path) -> None:
+    daemon = running.Daemon(short_path / "state")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(short_path / "notify"))
+        manager.settimeout(running.PATIENCE_S)
+        try:
+            daemon.launch(NOTIFY_SOCKET=str(short_path / "notify"), WATCHDOG_USEC="2000")
+            heard = [manager.recv(100) for _ in range(20)]
+            assert daemon.stop() == 0
+        finally:
+            daemon.kill()
+        manager.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(manager.recv(100))
+    assert set(heard) == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
+
+
 def test_a_state_directory_belongs_to_one_daemon(daemon: running.Daemon) -> None:
     second = running.Daemon(daemon.state_dir)
     second.launch()
@@ -254,9 +274,10 @@ def test_a_request_id_of_one_identity_means_nothing_to_another(short_path: pathl
     [
         ("[pool]\nlow_watermrk = '1GiB'", "line 4: pool.low_watermrk: no such key; did you mean pool.low_watermark?"),
         ("[[listener]]\npath = '/tmp/%s'" % ("x" * 110), "the path of a socket may have 107 bytes"),
+        ("[[listener]]\n[[listener]]\npath = '/dev/null'", "something that is no socket has this name"),
         ("[pool]\npath = '/proc/none/pool'", "/proc/none"),
     ],
-    ids=["unknown key", "long path", "no such place"],
+    ids=["unknown key", "long path", "second socket", "no such place"],
 )
 def test_a_daemon_that_cannot_start_says_why_in_one_line(short_path: pathlib.Path, text: str, told: str) -> None:
     daemon = _config(short_path, "bad", text)

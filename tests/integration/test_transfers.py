@@ -177,6 +177,27 @@ def test_a_cut_upload_goes_on_where_it_was_durable(client: running.Client) -> No
     assert _digest(_exported(client, first.volume.name)) == _digest(image)
 
 
+def test_an_upload_survives_a_kill_of_the_daemon(daemon: running.Daemon, client: running.Client) -> None:
+    image, request_id = _image(), str(uuid.uuid4())
+
+    def messages(first: int) -> Messages:
+        yield _start(SIZE, request_id, first)
+        yield from _pieces(image, SIZE, first)
+
+    answers = client.volumes.ImportVolume(messages(0))
+    durable = [next(answers).durable_offset, next(answers).durable_offset][1]
+    daemon.kill()
+    daemon.start()
+    with daemon.client() as again:
+        wrong = _refusal(lambda: list(again.volumes.ImportVolume(iter([_start(SIZE, request_id, 512)]))))
+        offset = int(running.info(wrong).metadata["durable_offset"])
+        assert offset >= durable > 0
+        *_, last = again.volumes.ImportVolume(messages(offset))
+        if last.operation:
+            again.done(last.operation)
+        assert _digest(_exported(again, last.volume.name)) == _digest(image)
+
+
 def test_an_upload_that_ends_early_is_incomplete_and_says_how_far_it_came(client: running.Client) -> None:
     def messages() -> Messages:
         yield _start(4 * MIB)
