@@ -286,6 +286,15 @@ class Page(Generic[T]):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ArchiveCapacity:
+    """Space in the archive, in bytes."""
+
+    free: int | None
+    """None if the store has no such figure."""
+    used: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Capacity:
     """Space as it is, in bytes."""
 
@@ -295,8 +304,8 @@ class Capacity:
     """What the layers take."""
     pool_watermark: int
     """Below this much free, captures, creations and imports are refused."""
-    archive_free: int
-    archive_used: int
+    archive: ArchiveCapacity | None
+    """None while the archive can't be reached."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

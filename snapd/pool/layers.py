@@ -36,7 +36,11 @@ class Pool:
         self.low_watermark_bytes = low_watermark_bytes
         self._staging = root / "staging"
         with fsops.translated(root):
-            fsops.make_directory(self._staging)
+            if not self._staging.is_dir():
+                # All of them at once, so that no capture has to make and sync one.
+                fsops.make_directory(root)
+                fsops.make_directories(root, [f"{number:02x}" for number in range(256)])
+                fsops.make_directory(self._staging)
 
     # --- paths --------------------------------------------------------------------------------------------------------
 
@@ -75,7 +79,6 @@ class Pool:
         """Make a layer's empty file under its temporary name, in the place of one left behind, and return its path."""
         temporary = self.temporary_path(layer.uid)
         with fsops.translated(temporary):
-            fsops.make_directory(temporary.parent)
             if temporary.exists():
                 fsops.unlink(temporary, durable=False)
             extensions: Sequence[tuple[int, bytes]] = ()

@@ -229,6 +229,11 @@ def operation(found: model.Operation, response: message.Message | None) -> opera
 
 def capacity(found: model.Capacity) -> system_service_pb2.GetCapacityResponse:
     """Return the room that there is."""
+    archive = system_service_pb2.ArchiveCapacity(reachable=False)
+    if found.archive is not None:
+        archive = system_service_pb2.ArchiveCapacity(
+            reachable=True, free_bytes=found.archive.free, stored_bytes=found.archive.used
+        )
     return system_service_pb2.GetCapacityResponse(
         pool=system_service_pb2.PoolCapacity(
             total_bytes=found.pool_total,
@@ -236,7 +241,5 @@ def capacity(found: model.Capacity) -> system_service_pb2.GetCapacityResponse:
             used_bytes=found.pool_used,
             low_watermark_bytes=found.pool_watermark,
         ),
-        archive=system_service_pb2.ArchiveCapacity(
-            reachable=True, free_bytes=found.archive_free, stored_bytes=found.archive_used
-        ),
+        archive=archive,
     )

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from snapd import clock as clocks
 from snapd import errors, model
+from snapd.archive import manifest as manifests
 from snapd.archive import repository as repositories
 from snapd.catalog import db, layers, operations
 from snapd.copier import control as controls
@@ -32,6 +33,11 @@ WORK_OF_METHOD = {
     "RevertVolume": "revert",
 }
 """The kind of intent whose progress the operation of a method shows."""
+
+
+def packs_of(environment_uid: str) -> str:
+    """Return what to pin so that an environment's packs aren't collected."""
+    return f"packs/{environment_uid}"
 
 
 class Controls:
@@ -125,6 +131,15 @@ class Core:
                 if layers.chain(self.catalog.reader(), top) == below:
                     yield stack.enter_context(self.pool.opened(below))
                     return
+
+    @contextmanager
+    def archived(self, snapshot: model.Snapshot) -> Iterator[manifests.Manifest]:
+        """Open a snapshot's manifest, with its environment's packs held against collection for the length of a block.
+
+        Raises errors.NotFound, errors.Corrupt, errors.ArchiveUnreachable.
+        """
+        with self.pins.reading([packs_of(snapshot.environment_uid)]):
+            yield self.repository.manifest(snapshot.environment_uid, snapshot.uid)
 
     def require_depth(self, volume_name: str, parent: str) -> None:
         """Raise errors.ChainDepth if nothing may stand on a layer any more."""

@@ -12,7 +12,8 @@ class Hints:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._layers: set[str] = set()
-        self._postponed: set[str] = set()
+        self._postponed_layers: set[str] = set()
+        self._postponed_environments: set[str] = set()
         self._environments: set[str] = set()
         self._stopping = False
 
@@ -23,17 +24,20 @@ class Hints:
                 self._layers.add(uid)
                 self._changed.notify_all()
 
-    def postpone(self, uid: str) -> None:
-        """A layer could not be folded since somebody reads it."""
+    def postpone(self, layer: str | None = None, environment: str | None = None) -> None:
+        """A layer could not be folded, or an environment's packs not collected, since somebody reads them."""
         with self._changed:
-            self._postponed.add(uid)
+            self._postponed_layers |= set() if layer is None else {layer}
+            self._postponed_environments |= set() if environment is None else {environment}
 
     def unpinned(self) -> None:
         """Somebody ceased to read: what was postponed may be tried again."""
         with self._changed:
-            if self._postponed:
-                self._layers |= self._postponed
-                self._postponed.clear()
+            if self._postponed_layers or self._postponed_environments:
+                self._layers |= self._postponed_layers
+                self._environments |= self._postponed_environments
+                self._postponed_layers.clear()
+                self._postponed_environments.clear()
                 self._changed.notify_all()
 
     def environment(self, uid: str) -> None:

@@ -100,7 +100,7 @@ class Keeper:
                 history.record_delta(core, point.uid)
         with core.pins.alone((lower, child)) as alone:
             if not alone:
-                core.hints.postpone(lower)
+                core.hints.postpone(layer=lower)
                 return False
             intent = fold.begin(core, lower, child)
             if intent is None:
@@ -120,6 +120,13 @@ class Keeper:
     # --- archive ------------------------------------------------------------------------------------------------------
 
     def _collect(self, environment_uid: str) -> None:
+        with self._core.pins.alone([cores.packs_of(environment_uid)]) as alone:
+            if alone:
+                self._collect_alone(environment_uid)
+            else:
+                self._core.hints.postpone(environment=environment_uid)
+
+    def _collect_alone(self, environment_uid: str) -> None:
         repository = self._core.repository
         collected = repository.collect(environment_uid)
         _log.info("collected archive garbage", extra={"environment": environment_uid, "collected": str(collected)})

@@ -47,14 +47,13 @@ def _bring_back(core: cores.Core, point: model.Point, uid: str, control: control
         if snapshot.archive.state is model.ArchiveState.ARCHIVED
     ]
     if not archived:
-        raise errors.Corrupt(what=f"point {point.uid}", problem="it is neither on primary storage nor in the archive")
+        raise errors.NotFound(resource_type="snapshot", name=f"of point {point.uid}")
     layer = layers.get(core.catalog.reader(), uid)
     if core.pool.path(uid).exists():
         return
     core.pool.require_room()
-    manifest = core.repository.manifest(archived[0].environment_uid, archived[0].uid)
     temporary = core.pool.prepare(layer)
-    with writer.Writer.open(temporary) as target:
+    with core.archived(archived[0]) as manifest, writer.Writer.open(temporary) as target:
         restore.restore(manifest, target, core.settings.copy_threads, control)
     fsops.point("restore.before_publish")
     core.pool.publish(uid)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 
 from snapd import clock as clocks
-from snapd import fsops, model
+from snapd import errors, fsops, model
 from snapd.archive import repository as repositories
 from snapd.archive.backends import directory
 from snapd.catalog import db
@@ -129,6 +129,12 @@ class Service:
             pool_free=usage.free,
             pool_used=sum(os.stat(path).st_blocks * 512 for path in core.pool.files()),
             pool_watermark=core.pool.low_watermark_bytes,
-            archive_free=core.repository.free_bytes() or 0,
-            archive_used=core.repository.stored_bytes(),
+            archive=self._archive_capacity(),
         )
+
+    def _archive_capacity(self) -> model.ArchiveCapacity | None:
+        repository = self._core.repository
+        try:
+            return model.ArchiveCapacity(repository.free_bytes(), repository.stored_bytes())
+        except errors.Unavailable:
+            return None

@@ -308,5 +308,6 @@ class Transfers:
             with ExitStack() as stack, suppress(cores.LayerGone):
                 chain = stack.enter_context(core.chain(layer))
                 return Export(name, chain.size_bytes, functools.partial(export.of_chain, chain), stack.pop_all())
-        manifest = core.repository.manifest(snapshot.environment_uid, snapshot.uid)
-        return Export(name, manifest.size_bytes, functools.partial(export.of_manifest, manifest), ExitStack())
+        with ExitStack() as stack:
+            manifest = stack.enter_context(core.archived(snapshot))
+            return Export(name, manifest.size_bytes, functools.partial(export.of_manifest, manifest), stack.pop_all())

@@ -10,6 +10,7 @@ undo      archive SCHEDULED again with back-off, or FAILED for good
 
 import dataclasses
 import datetime
+import logging
 import random
 from contextlib import ExitStack
 
@@ -21,6 +22,8 @@ from snapd.service import core as cores
 from snapd.service import history
 
 KIND = "archive"
+
+_log = logging.getLogger(__name__)
 
 _PASSING = frozenset({errors.Unavailable.__name__, errors.ResourceExhausted.__name__})
 _LONGEST_EXPONENT = 20
@@ -60,13 +63,25 @@ class Handler:
         return manifest.statistics.bytes_stored
 
     def _record(self, snapshot: model.Snapshot, control: controls.Control) -> int:
+        """Record it over the nearest base; where that turns out to be damaged, all of it. Return the bytes stored."""
+        point = points.get(self._core.catalog.reader(), snapshot.point)
+        base = history.nearest_base(self._core, point)
+        try:
+            return self._record_over(base, snapshot, point, control)
+        except errors.Corrupt as error:
+            if base is None:
+                raise
+            _log.warning("archiving all of it, since its base is damaged: %s", error, extra={"snapshot": snapshot.uid})
+            return self._record_over(None, snapshot, point, control)
+
+    def _record_over(
+        self, base: history.Base | None, snapshot: model.Snapshot, point: model.Point, control: controls.Control
+    ) -> int:
         core = self._core
-        point = points.get(core.catalog.reader(), snapshot.point)
         if point.layer is None:
             raise errors.Corrupt(what=f"point {point.uid}", problem="its layer is gone before it was archived")
         with ExitStack() as stack:
             chain = stack.enter_context(core.chain(point.layer))
-            base = history.nearest_base(core, point)
             difference = None if base is None else history.difference(core, base, stack)
             recording = core.repository.begin(
                 snapshot.environment_uid,
