@@ -64,6 +64,8 @@ class Config:
     """Calls under way at most, for each identity; streams and waits likewise."""
     streams: int
     waits: int
+    connections: int
+    """Connections to each listener at most."""
     message_bytes: int
 
 
@@ -119,6 +121,7 @@ def _build(reader: "_Reader", state_dir: pathlib.Path, run_dir: pathlib.Path) ->
         unary_calls=reader.integer("limits.unary_calls", 256, 1, 10_000),
         streams=reader.integer("limits.streams", 8, 1, 1_000),
         waits=reader.integer("limits.waits", 1_000, 1, 100_000),
+        connections=reader.integer("limits.connections", 1_024, 1, 100_000),
         message_bytes=reader.size("limits.message_size", 4 * units.MIB, 2 * units.MIB, 64 * units.MIB),
     )
 

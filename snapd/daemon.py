@@ -56,7 +56,7 @@ async def _serve(config: configs.Config) -> None:
     limits = identity.Limits(unary_calls=config.unary_calls, streams=config.streams, waits=config.waits)
     service = services.Service.open(config.settings, system_clock)
     try:
-        edge = server.Server(service, limits, info, config.message_bytes)
+        edge = server.Server(service, limits, info, config.message_bytes, config.connections)
         watchdog = asyncio.create_task(_feed_watchdog(service))
         try:
             # Bound before there are threads that make files, since binding changes the umask.

@@ -36,13 +36,18 @@ class Server:
     """Everything that is served. Made, used and stopped inside one event loop."""
 
     def __init__(
-        self, service: services.Service, limits: identities.Limits, info: system.Info, message_bytes: int
+        self,
+        service: services.Service,
+        limits: identities.Limits,
+        info: system.Info,
+        message_bytes: int,
+        connections: int,
     ) -> None:
-        """Serve a service, with messages of message_bytes at most."""
+        """Serve a service, with messages of message_bytes at most and so many connections to each listener."""
         self._service = service
         self._limits = limits
         self._info = info
-        self._options = _options(message_bytes)
+        self._options = _options(message_bytes, connections)
         self._drain = drain.Drain()
         self._hub = hub.Hub(asyncio.get_running_loop())
         self._workers = workers.Workers()
@@ -95,11 +100,12 @@ class Server:
             claim.close()
 
 
-def _options(message_bytes: int) -> list[tuple[str, Any]]:
+def _options(message_bytes: int, connections: int) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
         ("grpc.max_metadata_size", 8 * 1024),
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_concurrent_streams", 4096),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]

@@ -249,6 +249,24 @@ def test_one_kind_of_call_does_not_lock_out_another(short_path: pathlib.Path) ->
         daemon.kill()
 
 
+def test_connections_beyond_the_limit_are_turned_away(short_path: pathlib.Path) -> None:
+    daemon = _config(short_path, "limited", "[limits]\nconnections = 2\n")
+    try:
+        daemon.start()
+        with contextlib.ExitStack() as stack:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            address = f"unix:{daemon.socket}"
+            first, second, third = (
+                running.Client(stack.enter_context(grpc.insecure_channel(address, options=options))) for _ in range(3)
+            )
+            for client in (first, second):
+                client.health.Check(health_pb2.HealthCheckRequest(), timeout=running.PATIENCE_S)
+            refused = _refused(lambda: third.health.Check(health_pb2.HealthCheckRequest(), timeout=running.PATIENCE_S))
+            assert refused.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        daemon.kill()
+
+
 def test_a_request_id_of_one_identity_means_nothing_to_another(short_path: pathlib.Path) -> None:
     listeners = "".join(
         f'[[listener]]\npath = "{short_path}/{name}.sock"\nidentity = "{name}"\n' for name in ("agent", "operator")

@@ -74,6 +74,7 @@ def test_every_value_of_a_full_file_is_taken_over(tmp_path: pathlib.Path) -> Non
         unary_calls = 10
         streams = 2
         waits = 20
+        connections = 30
         message_size = "8MiB"
         """,
     )
@@ -92,7 +93,7 @@ def test_every_value_of_a_full_file_is_taken_over(tmp_path: pathlib.Path) -> Non
     assert settings.retry_initial == datetime.timedelta(milliseconds=500)
     assert settings.retry_longest == datetime.timedelta(days=2)
     assert (chosen.log_format, chosen.log_level) == ("console", "debug")
-    assert (chosen.unary_calls, chosen.streams, chosen.waits) == (10, 2, 20)
+    assert (chosen.unary_calls, chosen.streams, chosen.waits, chosen.connections) == (10, 2, 20, 30)
     assert chosen.message_bytes == 8 * units.MIB
 
 
