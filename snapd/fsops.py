@@ -221,6 +221,17 @@ def publish(temporary: pathlib.Path, final: pathlib.Path) -> None:
     sync_directory(final.parent)
 
 
+def publish_new(temporary: pathlib.Path, final: pathlib.Path) -> None:
+    """Give a finished, fsynced file its final name, durably, unless the name is taken: then FileExistsError.
+
+    A kill in between leaves the temporary name beside the final one.
+    """
+    _announce("link", final)
+    os.link(temporary, final, follow_symlinks=False)
+    unlink(temporary, durable=False)
+    sync_directory(final.parent)
+
+
 def write_file(path: pathlib.Path, data: bytes, mode: int = 0o600) -> None:
     """Publish a small file whole: under its name are the old bytes or the new ones, never less."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -220,7 +220,7 @@ def test_an_object_is_synced_before_it_has_its_name_and_its_folder_after(folder:
     seen: list[str] = []
     fsops.observe(lambda operation: seen.append(operation.name))
     store.put("a/key", [b"data"])
-    assert seen[-4:] == ["pwrite", "fsync", "rename", "syncdir"]
+    assert seen[-5:] == ["pwrite", "fsync", "link", "unlink", "syncdir"]
     # The folder's own name, too, is durable before anything is put into it.
     assert seen[: seen.index("create")] == ["mkdir", "syncdir", "syncdir"]
 
@@ -230,7 +230,7 @@ def test_an_object_is_synced_before_it_has_its_name_and_its_folder_after(folder:
     [(errno.ENOSPC, errors.StorageFull), (errno.EIO, errors.ArchiveUnreachable)],
     ids=["full", "broken"],
 )
-@pytest.mark.parametrize("operation", ["mkdir", "create", "pwrite", "fsync", "rename", "syncdir"])
+@pytest.mark.parametrize("operation", ["mkdir", "create", "pwrite", "fsync", "link", "syncdir"])
 def test_a_call_that_fails_becomes_a_typed_error_and_leaves_nothing_half_done(
     folder: pathlib.Path, operation: str, code: int, expected: type[errors.SnapdError]
 ) -> None:
@@ -246,7 +246,7 @@ def test_a_call_that_fails_becomes_a_typed_error_and_leaves_nothing_half_done(
     fsops.observe(None)
     if store.size("a/key") is not None:
         assert store.get("a/key") == b"data"
-        assert operation == "syncdir", "only after the rename may the object be there without being acknowledged"
+        assert operation == "syncdir", "only once it has its name may the object be there without being acknowledged"
     assert list(folder.rglob("*.tmp")) == []
 
 

@@ -1,7 +1,7 @@
 """A store in a folder of a local or mounted file system: the archive's default.
 
-An object is written under a temporary name that begins with a dot, fsynced, renamed, and its folder fsynced. Folders
-are made when needed and removed when empty.
+An object is written under a temporary name that begins with a dot, fsynced, linked to its own, and its folder fsynced.
+Folders are made when needed and removed when empty.
 """
 
 import itertools
@@ -59,10 +59,10 @@ class DirectoryBackend:
 
     def publish(self, key: str, temporary: pathlib.Path, path: pathlib.Path) -> None:
         """Give a finished file its name unless the name is taken."""
-        with self._lock:
-            if path.exists():
-                raise errors.AlreadyExists(resource_type="object", name=key)
-            fsops.publish(temporary, path)
+        try:
+            fsops.publish_new(temporary, path)
+        except FileExistsError as error:
+            raise errors.AlreadyExists(resource_type="object", name=key) from error
 
     def get(self, key: str) -> bytes:
         with backend.translated(key):

@@ -47,7 +47,7 @@ MOMENTS = [
     "create:2",
     "pwrite:5",
     "fsync:2",
-    "rename:2",
+    "link:2",
     "syncdir:3",
     "unlink",
     "rmdir",

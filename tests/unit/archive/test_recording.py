@@ -236,7 +236,7 @@ def test_a_snapshot_is_archived_once(archive: archives.Archive) -> None:
 )
 @pytest.mark.parametrize(
     "where",
-    ["create", "pwrite", "fsync", "rename", "archive.pack-finished", "archive.before-proof", "archive.before-manifest"],
+    ["create", "pwrite", "fsync", "link", "archive.pack-finished", "archive.before-proof", "archive.before-manifest"],
 )
 def test_a_failing_store_fails_the_recording_and_the_next_one_succeeds(
     archive_on_disk: archives.Archive, where: str, code: int, expected: type[errors.SnapdError]
