@@ -38,7 +38,7 @@ check: setup ## look at style, types, layers, protos and generated documents
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code --path protos/snapd
 	$(BIN)/buf build -o - | $(BIN)/buf breaking - --against protos/baseline.binpb
