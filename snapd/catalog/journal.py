@@ -54,6 +54,11 @@ def close_intent(tx: db.Transaction, intent: model.Intent) -> None:
     tx.execute("DELETE FROM intents WHERE number = ?", (intent.number,))
 
 
+def is_open(connection: sqlite3.Connection, intent: model.Intent) -> bool:
+    """Say whether an intent has not ended."""
+    return connection.execute("SELECT 1 FROM intents WHERE number = ?", (intent.number,)).fetchone() is not None
+
+
 def intents(connection: sqlite3.Connection) -> list[model.Intent]:
     """Return all open intents in the order in which they were opened."""
     return [_convert(row) for row in connection.execute("SELECT * FROM intents ORDER BY number")]

@@ -49,7 +49,8 @@ class Archiver:
         while True:
             try:
                 until = self._begin_due()
-            except errors.SnapdError:
+            except Exception:
+                # The end of a thread is a boundary: whatever goes wrong, snapshots must go on being archived.
                 _log.exception("the archiver can't read its queue; it tries again")
                 until = self._core.now() + self._core.settings.retry_initial
             with self._changed:
@@ -117,6 +118,11 @@ class Archiver:
         if run is None:
             return
         if run.cancel():
+            # It never began, so it doesn't give its place back itself.
+            with self._changed:
+                self._runs.pop(snapshot_uid, None)
+                self._news = True
+                self._changed.notify_all()
             return
         while True:
             control = self._core.controls.find(archive.KIND, snapshot_uid)

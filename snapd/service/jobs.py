@@ -7,8 +7,8 @@ SIGKILL included, leaves the intent open, for the next start.
 
 import concurrent.futures
 import logging
-import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Protocol
 
 from snapd import errors, fsops, model
@@ -48,8 +48,6 @@ class Jobs:
         self._core = core
         self._handlers = handlers
         self._executor = concurrent.futures.ThreadPoolExecutor(WORKERS, "job")
-        self._running: dict[int, concurrent.futures.Future[None]] = {}
-        self._lock = threading.Lock()
 
     def run_now(self, intent: model.Intent) -> None:
         """Run an intent in this thread. If it fails it is undone, and the error raised."""
@@ -58,20 +56,20 @@ class Jobs:
 
     def submit(self, intent: model.Intent) -> None:
         """Run an intent in the background. If it fails it is undone, and its operation has the error."""
+        # Its reins are there from now on, so that work which waits for a thread can be cancelled too.
+        reins = ExitStack()
+        control = reins.enter_context(self._core.controls.running(intent.kind, intent.subject))
 
         def work() -> None:
-            try:
-                self.run_now(intent)
-            except controls.Stopped:
-                _log.info("%s parked until the next start", intent.kind, extra={"subject": intent.subject})
-            except errors.SnapdError as error:
-                _log.warning("%s failed: %s", intent.kind, error, extra={"subject": intent.subject})
-            finally:
-                with self._lock:
-                    self._running.pop(intent.number, None)
+            with reins:
+                try:
+                    self._run(intent, control)
+                except controls.Stopped:
+                    _log.info("%s parked until the next start", intent.kind, extra={"subject": intent.subject})
+                except errors.SnapdError as error:
+                    _log.warning("%s failed: %s", intent.kind, error, extra={"subject": intent.subject})
 
-        with self._lock:
-            self._running[intent.number] = self._executor.submit(work)
+        self._executor.submit(work)
 
     def _run(self, intent: model.Intent, control: controls.Control) -> None:
         handler = self._handlers[intent.kind]
@@ -82,19 +80,24 @@ class Jobs:
             if stopped.parked:
                 raise
             name = operation_name(self._core, intent)
-            error = errors.OperationCancelled(name=name)
-            self._undo(handler, intent, error)
-            raise error from stopped
+            self._fail(handler, intent, errors.OperationCancelled(name=name), stopped)
         except errors.SnapdError as error:
-            if handler.reversible:
-                self._undo(handler, intent, error)
-            raise
+            self._fail(handler, intent, error, error.__cause__)
         except Exception as error:
             # A fault of ours must not leave a resource in a working state for ever; the log has the traceback.
             _log.exception("%s failed unexpectedly", intent.kind)
-            if handler.reversible:
-                self._undo(handler, intent, errors.SnapdError())
-            raise errors.SnapdError() from error
+            self._fail(handler, intent, errors.SnapdError(), error)
+
+    def _fail(
+        self, handler: Handler, intent: model.Intent, error: errors.SnapdError, cause: BaseException | None
+    ) -> None:
+        """Undo an intent and raise the error, unless the outcome is committed: then only tidying up has failed."""
+        if not journal.is_open(self._core.catalog.reader(), intent):
+            _log.warning("%s is done, but tidying up failed: %s", intent.kind, error, extra={"subject": intent.subject})
+            return
+        if handler.reversible:
+            self._undo(handler, intent, error)
+        raise error from cause
 
     def _undo(self, handler: Handler, intent: model.Intent, error: errors.SnapdError) -> None:
         problem = problems.describe(error)

@@ -8,7 +8,7 @@ import datetime
 import logging
 import threading
 
-from snapd import errors, model
+from snapd import model
 from snapd.catalog import environments, events, journal, layers, operations, points
 from snapd.copier import control as controls
 from snapd.service import core as cores
@@ -56,10 +56,11 @@ class Keeper:
                 self._fold_all(candidates)
                 for uid in dirty:
                     self._collect(uid)
-            except errors.SnapdError:
-                _log.exception("the keeper was interrupted; it goes on with its next round")
             except controls.Stopped:
                 return
+            except Exception:
+                # The end of a thread is a boundary: whatever goes wrong, layers must go on being merged.
+                _log.exception("the keeper was interrupted; it goes on with its next round")
 
     def _make_round(self) -> None:
         core = self._core
