@@ -1,7 +1,8 @@
 """The tables of points and of their deltas: the history of contents, whatever becomes of files."""
 
+import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from snapd import blockmap, model
 from snapd.catalog import db
@@ -33,9 +34,23 @@ def insert(tx: db.Transaction, point: model.Point) -> None:
     tx.execute(f"INSERT INTO points {db.placeholders(columns)}", columns)
 
 
+def find(connection: sqlite3.Connection, uid: str) -> model.Point | None:
+    """Return a point if it is there."""
+    row = connection.execute("SELECT * FROM points WHERE uid = ?", (uid,)).fetchone()
+    return None if row is None else _convert(row)
+
+
 def get(connection: sqlite3.Connection, uid: str) -> model.Point:
-    """Return a point, which must be there."""
-    return _convert(connection.execute("SELECT * FROM points WHERE uid = ?", (uid,)).fetchone())
+    """Return a point, which must be there: something that refers to it was read in the same transaction."""
+    point = find(connection, uid)
+    assert point is not None
+    return point
+
+
+def layer_of(connection: sqlite3.Connection, uid: str) -> str | None:
+    """Return the frozen layer that shows a point's contents, None if there is none, or no such point any more."""
+    point = find(connection, uid)
+    return None if point is None else point.layer
 
 
 def of_layer(connection: sqlite3.Connection, layer: str) -> model.Point | None:
@@ -72,6 +87,15 @@ def delta(connection: sqlite3.Connection, uid: str, start: int) -> blockmap.Bloc
     """Return the recorded delta of one window (of blockmap.WINDOW bytes) of a point."""
     row = connection.execute("SELECT delta FROM point_deltas WHERE point = ? AND start = ?", (uid, start)).fetchone()
     return blockmap.empty() if row is None else blockmap.decode_delta(row["delta"])
+
+
+def deltas(connection: sqlite3.Connection, uids: Sequence[str], start: int) -> list[blockmap.BlockMap]:
+    """Return the recorded deltas of one window of several points, as they are at one instant, in any order."""
+    rows = connection.execute(
+        "SELECT delta FROM point_deltas WHERE start = ? AND point IN (SELECT value FROM json_each(?))",
+        (start, json.dumps(uids)),
+    )
+    return [blockmap.decode_delta(row["delta"]) for row in rows]
 
 
 def is_followed(connection: sqlite3.Connection, uid: str) -> bool:

@@ -5,9 +5,8 @@ archived away, folded, or lost to descendants that still follow the point.
 """
 
 import dataclasses
-from contextlib import ExitStack
 
-from snapd import blockmap, model
+from snapd import blockmap, errors, model
 from snapd.catalog import points, snapshots
 from snapd.copier import delta as deltas
 from snapd.copier import record
@@ -43,44 +42,56 @@ def nearest_base(core: cores.Core, point: model.Point) -> Base | None:
     return None
 
 
-def difference(core: cores.Core, base: Base, stack: ExitStack) -> record.Delta:
-    """Return what differs from the base, by window. Layers that are read are opened on the stack."""
-    catalog = core.catalog
-    images: dict[str, image.Image] = {}
+def difference(core: cores.Core, base: Base) -> record.Delta:
+    """Return what differs from the base, by window, out of the deltas of the points between.
+
+    They are all recorded first: points may be merged while the archive run goes on, which keeps what recorded deltas
+    say together, and a window of all of them is read at one instant. Raises errors.Corrupt if one is lost.
+    """
     for point in base.path:
-        if not point.delta_recorded and point.layer is not None:
-            images[point.uid] = stack.enter_context(image.Image.open(core.pool.path(point.layer)))
+        record_delta(core, point.uid)
+        recorded = points.find(core.catalog.reader(), point.uid)
+        if recorded is not None and not recorded.delta_recorded:
+            raise errors.Corrupt(what=f"point {point.uid}", problem="its delta could not be recorded")
+    uids = [point.uid for point in base.path]
 
     def window(start: int, length: int) -> blockmap.BlockMap:
         changed = blockmap.empty()
-        for point in base.path:
-            opened = images.get(point.uid)
-            one = (
-                points.delta(catalog.reader(), point.uid, start)
-                if opened is None
-                else opened.block_map(start, length).without_location()
-            )
-            changed = blockmap.overlay(one, changed)
-        return changed
+        for delta in points.deltas(core.catalog.reader(), uids, start):
+            changed = blockmap.overlay(changed, delta)
+        return blockmap.clip(changed, start, length)
 
     return window
 
 
 def record_delta(core: cores.Core, point_uid: str) -> None:
-    """Write a point's delta into the catalog if it isn't there. The point's layer must not be folded meanwhile."""
-    point = points.get(core.catalog.reader(), point_uid)
-    if point.delta_recorded or point.layer is None:
+    """Write a point's delta into the catalog if it isn't there. Waits while the point's layer is being folded."""
+    layer = _unrecorded_layer(core, point_uid)
+    if layer is None:
         return
-    with image.Image.open(core.pool.path(point.layer)) as layer:
-        windows = list(deltas.windows_of(layer))
-    with core.catalog.transaction() as tx:
-        points.record_delta(tx, point_uid, windows)
+    with core.pins.reading([layer]):
+        if _unrecorded_layer(core, point_uid) != layer:
+            # It was recorded, folded or removed before it was pinned.
+            return
+        with image.Image.open(core.pool.path(layer)) as opened:
+            windows = list(deltas.windows_of(opened))
+        with core.catalog.transaction() as tx:
+            if points.find(tx.connection, point_uid) is not None:
+                points.record_delta(tx, point_uid, windows)
+
+
+def _unrecorded_layer(core: cores.Core, point_uid: str) -> str | None:
+    """Return the layer whose allocation is a point's delta, or None if the delta is recorded or lost."""
+    point = points.find(core.catalog.reader(), point_uid)
+    return None if point is None or point.delta_recorded else point.layer
 
 
 def merge(core: cores.Core, point_uid: str, child_uid: str) -> None:
     """Join the delta of a point that nothing needs into that of the only one that follows it, and forget the point."""
     reader = core.catalog.reader()
-    point, child = points.get(reader, point_uid), points.get(reader, child_uid)
+    point, child = points.find(reader, point_uid), points.find(reader, child_uid)
+    if point is None or child is None:
+        return
     windows: list[tuple[int, bytes]] = []
     for start, _ in blockmap.windows(max(point.size_bytes, child.size_bytes)):
         below, above = points.delta(reader, point_uid, start), points.delta(reader, child_uid, start)

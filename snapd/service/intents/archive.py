@@ -12,7 +12,6 @@ import dataclasses
 import datetime
 import logging
 import random
-from contextlib import ExitStack
 
 from snapd import errors, fsops, model
 from snapd.catalog import db, journal, layers, operations, points, snapshots, volumes
@@ -63,15 +62,16 @@ class Handler:
         return manifest.statistics.bytes_stored
 
     def _record(self, snapshot: model.Snapshot, control: controls.Control) -> int:
-        """Record it over the nearest base; where that turns out to be damaged, all of it. Return the bytes stored."""
+        """Record it over the nearest base; where that can't be used, all of it. Return the bytes stored."""
         point = points.get(self._core.catalog.reader(), snapshot.point)
         base = history.nearest_base(self._core, point)
         try:
             return self._record_over(base, snapshot, point, control)
-        except errors.Corrupt as error:
+        except (errors.Corrupt, errors.NotFound) as error:
+            # Damaged, or deleted since it was chosen.
             if base is None:
                 raise
-            _log.warning("archiving all of it, since its base is damaged: %s", error, extra={"snapshot": snapshot.uid})
+            _log.warning("archiving all of it, without its base: %s", error, extra={"snapshot": snapshot.uid})
             return self._record_over(None, snapshot, point, control)
 
     def _record_over(
@@ -80,32 +80,23 @@ class Handler:
         core = self._core
         if point.layer is None:
             raise errors.Corrupt(what=f"point {point.uid}", problem="its layer is gone before it was archived")
-        with ExitStack() as stack:
-            chain = stack.enter_context(core.chain(point.layer))
-            difference = None if base is None else history.difference(core, base, stack)
-            recording = core.repository.begin(
-                snapshot.environment_uid,
-                snapshot.uid,
-                snapshot.size_bytes,
-                None if base is None else base.snapshot_uid,
-            )
-            try:
-                record.record(
-                    chain, difference, recording, core.repository.block_size, core.settings.copy_threads, control
-                )
-                control.begin("VERIFYING")
-                statistics = recording.commit(_describe(snapshot))
-            except BaseException:
-                # What is in finished packs stays, and the next run finds it there.
-                recording.abort()
-                raise
-        return statistics.bytes_stored
+        difference = None if base is None else history.difference(core, base)
+        base_uid = None if base is None else base.snapshot_uid
+        with (
+            core.chain(point.layer) as chain,
+            # What is in finished packs stays if this fails, and the next run finds it there.
+            core.repository.begin(snapshot.environment_uid, snapshot.uid, snapshot.size_bytes, base_uid) as recording,
+        ):
+            record.record(chain, difference, recording, core.repository.block_size, core.settings.copy_threads, control)
+            control.begin("VERIFYING")
+            return recording.commit(_describe(snapshot)).bytes_stored
 
     def _commit(self, tx: db.Transaction, intent: model.Intent, stored: int) -> str | None:
         """Make it visible; return the uid of the layer that stays for others, if one does."""
         now = self._core.now()
         snapshot = snapshots.by_uid(tx.connection, intent.subject)
         assert snapshot is not None
+        destroying = snapshot.state is model.SnapshotState.DESTROYING
         was_in_progress = snapshot.state is not model.SnapshotState.COMPLETED
         archive = dataclasses.replace(
             snapshot.archive,
@@ -117,7 +108,7 @@ class Handler:
         )
         done = dataclasses.replace(
             snapshot,
-            state=model.SnapshotState.COMPLETED,
+            state=snapshot.state if destroying else model.SnapshotState.COMPLETED,
             rapid=False,
             archive=archive,
             updated=now,
