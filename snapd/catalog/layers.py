@@ -13,10 +13,12 @@ SELECT EXISTS (SELECT 1 FROM layers WHERE parent = :uid AND state != 'DOOMED')
                WHERE p.layer = :uid AND s.archive_state != 'ARCHIVED')
 """
 
-# A frozen layer on which exactly one frozen layer stands, and which nothing else needs: it can be folded.
+# A frozen layer on which exactly one frozen layer stands, and which nothing else needs: it can be folded, unless a fold
+# that has yet to be finished will put it on another layer.
 _FOLDABLE = """
 SELECT lower.uid AS lower, child.uid AS child FROM layers lower JOIN layers child ON child.parent = lower.uid
 WHERE lower.uid = :uid AND lower.state = 'FROZEN' AND child.state = 'FROZEN'
+  AND NOT EXISTS (SELECT 1 FROM layers below WHERE below.uid = lower.parent AND below.state = 'FOLDING')
   AND 1 = (SELECT count(*) FROM layers WHERE parent = lower.uid)
   AND NOT EXISTS (SELECT 1 FROM points p JOIN snapshots s ON s.point = p.uid
                   WHERE p.layer = lower.uid AND s.archive_state != 'ARCHIVED')
@@ -45,9 +47,17 @@ def insert(tx: db.Transaction, layer: model.Layer) -> None:
     tx.execute(f"INSERT INTO layers {db.placeholders(columns)}", columns)
 
 
+def find(connection: sqlite3.Connection, uid: str) -> model.Layer | None:
+    """Return a layer if it is there."""
+    row = connection.execute("SELECT * FROM layers WHERE uid = ?", (uid,)).fetchone()
+    return None if row is None else _convert(row)
+
+
 def get(connection: sqlite3.Connection, uid: str) -> model.Layer:
     """Return a layer, which must be there."""
-    return _convert(connection.execute("SELECT * FROM layers WHERE uid = ?", (uid,)).fetchone())
+    layer = find(connection, uid)
+    assert layer is not None
+    return layer
 
 
 def chain(connection: sqlite3.Connection, uid: str) -> list[model.Layer]:

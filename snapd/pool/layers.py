@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -107,6 +108,11 @@ class Pool:
         with fsops.translated(self.path(uid)):
             fsops.set_mode(self.path(uid), _HEAD_MODE)
 
+    def is_frozen(self, uid: str) -> bool:
+        """Say whether the permission to write has been taken from a layer's file."""
+        with fsops.translated(self.path(uid)):
+            return os.stat(self.path(uid)).st_mode & stat.S_IWUSR == 0
+
     def remove(self, uid: str) -> None:
         """Remove a layer's file, whole or not, if it is there."""
         final = self.path(uid)
@@ -119,6 +125,11 @@ class Pool:
         """Remove an uploaded image, if it is there."""
         with fsops.translated(self._staging):
             fsops.unlink(self.staging_path(volume_uid))
+
+    def staged(self) -> set[str]:
+        """Return the uids of the volumes for which there is an uploaded image."""
+        with fsops.translated(self._staging):
+            return set(os.listdir(self._staging))
 
     # --- contents and space -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from snapd.catalog import journal, layers
 from snapd.service import core as cores
 from snapd.service import heads as heading
 from snapd.service import jobs as running
-from snapd.service.intents import archive, fold, import_volume
+from snapd.service.intents import archive, import_volume
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Report:
     """Files of the pool that nothing explains."""
 
 
-def recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, folds: fold.Handler) -> Report:
+def recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads) -> Report:
     """Finish or undo what an earlier process left, and return what there was."""
     report = Report()
     for intent in journal.intents(core.catalog.reader()):
@@ -48,23 +48,30 @@ def recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, folds: f
         elif intent.kind in _LATER and running.INLINE not in intent.payload:
             report.resumed.append(intent)
         else:
-            _finish(jobs, folds, intent, report)
+            _finish(jobs, intent, report)
     core.sweep()
+    _remove_unclaimed_uploads(core)
     report.strays = [str(path) for path in core.pool.strays(_known(core))]
     for path in report.strays:
         _log.warning("a file of the pool that nothing explains is left alone", extra={"path": path})
     return report
 
 
-def _finish(jobs: running.Jobs, folds: fold.Handler, intent: model.Intent, report: Report) -> None:
+def _finish(jobs: running.Jobs, intent: model.Intent, report: Report) -> None:
     try:
-        if intent.kind == fold.KIND:
-            folds.mend(intent)
         jobs.run_now(intent)
         report.finished.append(intent.kind)
     except errors.SnapdError as error:
         _log.warning("an open intent could not be finished: %s", error, extra={"kind": intent.kind})
         report.failed.append(intent.kind)
+
+
+def _remove_unclaimed_uploads(core: cores.Core) -> None:
+    """Remove uploaded images whose upload has ended: a kill came between its end and their removal."""
+    reader = core.catalog.reader()
+    claimed = {intent.subject for intent in journal.intents(reader)}
+    for volume_uid in core.pool.staged() - claimed:
+        core.pool.remove_staging(volume_uid)
 
 
 def _known(core: cores.Core) -> set[str]:

@@ -25,19 +25,24 @@ def reserve(tx: db.Transaction, core: cores.Core, point: model.Point) -> str:
 
 
 @contextmanager
-def on_primary(core: cores.Core, point_uid: str, reserved: str, control: controls.Control) -> Iterator[str]:
+def on_primary(core: cores.Core, point_uid: str, reserved: str, head: str, control: controls.Control) -> Iterator[str]:
     """Have a point on primary storage for the length of a block, in which the caller commits; yields its layer.
 
-    Raises errors.Corrupt, errors.ArchiveUnreachable, errors.StorageFull.
+    `head` is what will stand on it. The point's snapshot isn't deleted meanwhile. Raises errors.NotFound if it was
+    before, errors.Corrupt, errors.ArchiveUnreachable, errors.StorageFull.
     """
     with core.locks.holding(point_uid):
-        point = points.get(core.catalog.reader(), point_uid)
-        if point.layer is not None:
-            yield point.layer
-            return
-        assert reserved
-        _bring_back(core, point, reserved, control)
-        yield reserved
+        with core.catalog.transaction() as tx:
+            point = points.find(tx.connection, point_uid)
+            if point is not None and point.layer is not None:
+                # From now on the head's row keeps the layer, whatever becomes of what else stands on it.
+                layers.set_parent(tx, head, point.layer)
+        if point is None:
+            raise errors.NotFound(resource_type="snapshot", name=f"of point {point_uid}")
+        if point.layer is None:
+            assert reserved
+            _bring_back(core, point, reserved, control)
+        yield point.layer or reserved
 
 
 def _bring_back(core: cores.Core, point: model.Point, uid: str, control: controls.Control) -> None:
@@ -68,4 +73,14 @@ def attach(tx: db.Transaction, point_uid: str, layer: str, reserved: str) -> Non
         layers.set_state(tx, reserved, model.LayerState.FROZEN)
         points.set_layer(tx, point_uid, reserved)
     else:
+        layers.doom(tx, reserved)
+
+
+def withdraw(tx: db.Transaction, head: str, reserved: str) -> None:
+    """In an undo: doom a head and the layer that was reserved, and let go of what the head would have stood on."""
+    below = layers.get(tx.connection, head).parent
+    layers.doom(tx, head)
+    layers.set_parent(tx, head, None)
+    layers.doom_unneeded(tx, below)
+    if reserved:
         layers.doom(tx, reserved)

@@ -43,7 +43,6 @@ class Service:
         """Wire the parts; `open` is how one gets a service."""
         self._core = core
         self._heads = heads.Heads(core)
-        folds = fold.Handler(core)
         self._jobs = jobs.Jobs(
             core,
             {
@@ -52,7 +51,7 @@ class Service:
                 create_volume.KIND: create_volume.Handler(core),
                 delete_snapshot.KIND: delete_snapshot.Handler(core, self._stop_run),
                 delete_volume.KIND: delete_volume.Handler(core, self._heads),
-                fold.KIND: folds,
+                fold.KIND: fold.Handler(core),
                 import_volume.KIND: import_volume.Handler(core),
                 revert.KIND: revert.Handler(core),
             },
@@ -64,7 +63,7 @@ class Service:
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
         self.snapshots = snapshot_service.Snapshots(core, self._jobs)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
-        self.recovered = recovery.recover(core, self._jobs, self._heads, folds)
+        self.recovered = recovery.recover(core, self._jobs, self._heads)
 
     @classmethod
     def open(cls, settings: Settings, clock: clocks.Clock) -> "Service":

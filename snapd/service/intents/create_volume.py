@@ -39,7 +39,7 @@ class Handler:
         if not point:
             self._finish(intent, None, control)
             return
-        with restoring.on_primary(self._core, point, restored, control) as layer:
+        with restoring.on_primary(self._core, point, restored, intent.payload[HEAD], control) as layer:
             self._finish(intent, layer, control)
 
     def _finish(self, intent: model.Intent, parent: str | None, control: controls.Control) -> None:
@@ -71,10 +71,7 @@ class Handler:
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Doom the layers; fail the volume, or remove it if it was cancelled or nobody was told of it."""
-        layers.doom(tx, intent.payload[HEAD])
-        layers.set_parent(tx, intent.payload[HEAD], None)
-        if intent.payload[RESTORED]:
-            layers.doom(tx, intent.payload[RESTORED])
+        restoring.withdraw(tx, intent.payload[HEAD], intent.payload[RESTORED])
         withdraw_volume(tx, self._core, intent, problem)
 
 

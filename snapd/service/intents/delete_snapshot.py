@@ -38,28 +38,23 @@ class Handler:
         self._stop_run(intent.subject)
         snapshot = snapshots.by_uid(core.catalog.reader(), intent.subject)
         assert snapshot is not None
-        core.repository.delete_snapshot(snapshot.environment_uid, snapshot.uid)
-        fsops.point("delete_snapshot.manifest_removed")
-        self._keep_history(snapshot.point)
-        fsops.point("delete_snapshot.before_commit")
-        with core.catalog.transaction() as tx:
-            kept = self._commit(tx, intent, snapshot)
+        # Whoever restores the point has the manifest until a head stands on what was restored.
+        with core.locks.holding(snapshot.point):
+            core.repository.delete_snapshot(snapshot.environment_uid, snapshot.uid)
+            fsops.point("delete_snapshot.manifest_removed")
+            self._keep_history(snapshot.point)
+            fsops.point("delete_snapshot.before_commit")
+            with core.catalog.transaction() as tx:
+                kept = self._commit(tx, intent, snapshot)
         fsops.point("delete_snapshot.committed")
         core.hints.layer(kept)
         core.hints.environment(snapshot.environment_uid)
         core.sweep()
 
     def _keep_history(self, point_uid: str) -> None:
-        """Record the delta of a point that others follow, with its layer held against folds."""
-        core = self._core
-        point = points.get(core.catalog.reader(), point_uid)
-        if (
-            point.layer is not None
-            and not point.delta_recorded
-            and points.is_followed(core.catalog.reader(), point_uid)
-        ):
-            with core.pins.reading([point.layer]):
-                history.record_delta(core, point_uid)
+        """Record the delta of a point that others follow."""
+        if points.is_followed(self._core.catalog.reader(), point_uid):
+            history.record_delta(self._core, point_uid)
 
     def _commit(self, tx: db.Transaction, intent: model.Intent, snapshot: model.Snapshot) -> str | None:
         """Make it visible; return the uid of the layer that stays for others, if one does."""

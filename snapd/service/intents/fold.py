@@ -60,18 +60,31 @@ class Handler:
         core = self._core
         reader = core.catalog.reader()
         lower = layers.get(reader, intent.payload[LOWER])
-        child = layers.get(reader, intent.payload[CHILD])
-        if intent.payload[DIRECTION] == UP:
-            self._up(lower, child)
-        elif core.pool.path(lower.uid).exists():
-            self._down(lower, child)
+        child = layers.find(reader, intent.payload[CHILD])
+        wanted = child is not None and child.state is not model.LayerState.DOOMED
+        if child is not None and wanted:
+            if intent.payload[DIRECTION] == UP:
+                self._up(lower, child)
+            elif core.pool.path(lower.uid).exists():
+                self._down(lower, child)
         fsops.point("fold.before_commit")
         with core.catalog.transaction() as tx:
-            layers.set_parent(tx, child.uid, lower.parent)
+            layers.set_parent(tx, intent.payload[CHILD], lower.parent)
             layers.doom(tx, lower.uid)
+            # The child may have been doomed meanwhile; that walk ended at the lower one, and goes on here.
+            layers.doom_unneeded(tx, lower.parent)
             journal.close_intent(tx, intent)
         fsops.point("fold.committed")
-        core.pool.freeze(child.uid)
+        if wanted:
+            core.pool.freeze(intent.payload[CHILD])
+
+    def _make_writable(self, uid: str) -> None:
+        pool = self._core.pool
+        if pool.is_frozen(uid):
+            pool.thaw(uid)
+        else:
+            # An earlier try was here, and may have left leaks.
+            repair.repair_leaks(pool.path(uid))
 
     def _beneath(self, stack: ExitStack, lower: model.Layer) -> chains.Chain | None:
         return None if lower.parent is None else stack.enter_context(self._core.chain(lower.parent))
@@ -79,7 +92,7 @@ class Handler:
     def _up(self, lower: model.Layer, child: model.Layer) -> None:
         pool = self._core.pool
         path = pool.path(child.uid)
-        pool.thaw(child.uid)
+        self._make_writable(child.uid)
         with ExitStack() as stack:
             below = stack.enter_context(image.Image.open(pool.path(lower.uid)))
             fold.fold_up(below, path, self._beneath(stack, lower))
@@ -90,7 +103,7 @@ class Handler:
     def _down(self, lower: model.Layer, child: model.Layer) -> None:
         pool = self._core.pool
         path = pool.path(lower.uid)
-        pool.thaw(lower.uid)
+        self._make_writable(lower.uid)
         with ExitStack() as stack:
             above = stack.enter_context(image.Image.open(pool.path(child.uid)))
             fold.fold_down(above, path, self._beneath(stack, lower))
@@ -103,12 +116,3 @@ class Handler:
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Never called: the lower layer may be changed already, so only going on is right."""
         raise NotImplementedError
-
-    def mend(self, intent: model.Intent) -> int:
-        """Repair the leaks that a kill left in the file that a fold writes; return how many clusters they were."""
-        written = intent.payload[CHILD] if intent.payload[DIRECTION] == UP else intent.payload[LOWER]
-        path = self._core.pool.path(written)
-        if not path.exists():
-            return 0
-        self._core.pool.thaw(written)
-        return repair.repair_leaks(path)

@@ -37,7 +37,7 @@ class Handler:
         """Revert. The volume is REVERTING, so nobody else writes it or captures it."""
         core = self._core
         point, head, restored = intent.payload[POINT], intent.payload[HEAD], intent.payload[RESTORED]
-        with restoring.on_primary(core, point, restored, control) as parent:
+        with restoring.on_primary(core, point, restored, head, control) as parent:
             layer = dataclasses.replace(layers.get(core.catalog.reader(), head), parent=parent)
             core.pool.create(layer, {"point": point})
             fsops.point("revert.before_commit")
@@ -76,10 +76,7 @@ class Handler:
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Doom the new layers; the old head was never touched."""
         del problem
-        layers.doom(tx, intent.payload[HEAD])
-        layers.set_parent(tx, intent.payload[HEAD], None)
-        if intent.payload[RESTORED]:
-            layers.doom(tx, intent.payload[RESTORED])
+        restoring.withdraw(tx, intent.payload[HEAD], intent.payload[RESTORED])
         volume = volumes.by_uid(tx.connection, intent.subject)
         assert volume is not None
         volumes.put(tx, dataclasses.replace(volume, state=model.VolumeState.READY, updated=self._core.now()))
