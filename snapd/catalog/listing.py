@@ -24,6 +24,7 @@ T = TypeVar("T")
 MOST_TERMS = 16
 MOST_FILTER_BYTES = 1024
 _MOST_TOKEN_BYTES = 2048
+_LARGEST_KEY = (1 << 63) - 1
 
 
 class FieldType(enum.Enum):
@@ -175,9 +176,16 @@ def _decode_token(query: model.Query) -> tuple[db.Value, str]:
         raise errors.InvalidPageToken(problem="it was not handed out by this server") from error
     if digest != _digest(query):
         raise errors.InvalidPageToken(problem="it belongs to a listing with other parameters")
-    if not isinstance(key, str | int) or not isinstance(uid, str):
+    if not _is_bindable(key) or not isinstance(uid, str) or not _is_bindable(uid):
         raise errors.InvalidPageToken(problem="it was not handed out by this server")
     return key, uid
+
+
+def _is_bindable(value: object) -> bool:
+    """Say whether SQLite takes a value that came out of a page token as a key."""
+    if isinstance(value, str):
+        return value.isprintable()
+    return isinstance(value, int) and abs(value) <= _LARGEST_KEY
 
 
 def page(

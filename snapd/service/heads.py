@@ -5,6 +5,7 @@ All methods are called with the volume's mutex held.
 
 import dataclasses
 import logging
+from collections import Counter
 from contextlib import ExitStack
 
 from snapd import errors, model
@@ -32,6 +33,11 @@ class Heads:
     def __init__(self, core: cores.Core) -> None:
         self._core = core
         self._open: dict[str, _Open] = {}
+        self._losses: Counter[str] = Counter()
+
+    def losses(self, volume_uid: str) -> int:
+        """Return how often a volume's writer could not be closed well, so that what wasn't flushed before is lost."""
+        return self._losses[volume_uid]
 
     def writer(self, volume: model.Volume) -> writer.Writer:
         """Return the writer of a volume's head, opened if it isn't."""
@@ -43,9 +49,7 @@ class Heads:
 
     def _begin(self, volume_uid: str, head: str) -> _Open:
         core = self._core
-        for left_over in journal.intents_of(core.catalog.reader(), volume_uid):
-            if left_over.kind == KIND:
-                self.mend(left_over)
+        self._mend_left_overs(volume_uid)
         with core.catalog.transaction() as tx:
             intent = journal.open_intent(tx, KIND, volume_uid, {"layer": head}, core.now())
             parent = layers.get(tx.connection, head).parent
@@ -70,10 +74,16 @@ class Heads:
                 found.writer.close()
             except (OSError, errors.SnapdError):
                 # What was flushed before is safe; the intent stays and has the leaks mended before the next write.
+                self._losses[volume_uid] += 1
                 found.writer.abandon()
                 raise
         with self._core.catalog.transaction() as tx:
             journal.close_intent(tx, found.intent)
+
+    def settle(self, volume_uid: str) -> None:
+        """Have a volume's head closed and without leaks, before it is frozen. Raises as `close` does."""
+        self.close(volume_uid)
+        self._mend_left_overs(volume_uid)
 
     def abandon(self, volume_uid: str) -> None:
         """Close a volume's writer if it is open, whatever becomes of what it holds: the head is about to go."""
@@ -81,6 +91,11 @@ class Heads:
         if found is not None:
             with found.stack:
                 found.writer.abandon()
+
+    def _mend_left_overs(self, volume_uid: str) -> None:
+        for left_over in journal.intents_of(self._core.catalog.reader(), volume_uid):
+            if left_over.kind == KIND:
+                self.mend(left_over)
 
     def mend(self, intent: model.Intent) -> int:
         """Repair the leaks that an interrupted write left in a head, and return how many clusters they were."""

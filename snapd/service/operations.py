@@ -85,16 +85,14 @@ class Operations:
         if control is not None:
             control.cancel()
             return
-        if not self._active_uploads.claim(operation.target_uid):
-            raise errors.WrongState(
-                name=operation.target, state="being uploaded", method="CancelOperation", allowed="without a stream"
-            )
-        try:
+        with self._active_uploads.held_off(operation.target_uid) as free:
+            if not free:
+                raise errors.WrongState(
+                    name=operation.target, state="being uploaded", method="CancelOperation", allowed="without a stream"
+                )
             for intent in journal.intents_of(core.catalog.reader(), operation.target_uid):
                 if intent.kind == import_volume.UPLOAD:
                     uploads.discard(core, intent)
-        finally:
-            self._active_uploads.release(operation.target_uid)
 
     def _end_cancelled(self, tx: db.Transaction, operation: model.Operation) -> None:
         name = names.operation(operation.environment, operation.id)

@@ -60,7 +60,7 @@ class Snapshots:
 
     def space(self, snapshot: model.Snapshot) -> model.Space:
         """Return what a snapshot takes on primary storage."""
-        return self._core.space(points.get(self._core.catalog.reader(), snapshot.point).layer)
+        return self._core.space(points.layer_of(self._core.catalog.reader(), snapshot.point))
 
     # --- changing -----------------------------------------------------------------------------------------------------
 

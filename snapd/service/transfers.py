@@ -1,9 +1,10 @@
 """Bytes in and out: imports, writes into a detached volume, exports."""
 
 import functools
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Protocol
 
 from snapd import errors, model
@@ -51,10 +52,29 @@ class Upload(Protocol):
 
 
 class Reading:
-    """Heads that are being read whole, and so may not be written: counts, by the layer's uid."""
+    """Heads that are being read whole, and so may not be written. Thread-safe."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    @contextmanager
+    def reading(self, layer: str) -> Iterator[None]:
+        """Have a head stand still for the length of a block."""
+        with self._lock:
+            self._counts[layer] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._counts[layer] -= 1
+                if self._counts[layer] == 0:
+                    del self._counts[layer]
+
+    def is_read(self, layer: str | None) -> bool:
+        """Say whether anybody reads a head whole."""
+        with self._lock:
+            return layer in self._counts
 
 
 class VolumeWrite:
@@ -68,6 +88,7 @@ class VolumeWrite:
         self._name = names.volume(volume.environment, volume.id)
         self._size_bytes = volume.size_bytes
         self._position = 0
+        self._losses = heads.losses(volume.uid)
         self.durable_offset = 0
 
     @property
@@ -81,7 +102,7 @@ class VolumeWrite:
     def _writable(self) -> model.Volume:
         volume = self.volume
         states.require_volume("WriteBlocks", self._name, volume.state)
-        if volume.head_layer is not None and self._reading.counts[volume.head_layer]:
+        if self._reading.is_read(volume.head_layer):
             raise errors.WrongState(
                 name=self._name, state="being exported", method="WriteBlocks", allowed="read by nobody"
             )
@@ -110,17 +131,24 @@ class VolumeWrite:
             raise errors.OutOfRange(name=self._name, offset=offset, length=length, size_bytes=self._size_bytes)
 
     def flush(self) -> int:
-        """Make what was written durable."""
+        """Make what was written durable. Raises errors.StorageFull, errors.StorageFailed if it isn't."""
         with self._core.locks.holding(self._uid):
             self._heads.flush(self._uid)
+            self._require_no_loss()
         self.durable_offset = self._position
         return self.durable_offset
 
     def finish(self) -> tuple[model.Volume, None]:
-        """Make what was written durable; there is no operation."""
+        """Make what was written durable; there is no operation. Raises as flush does."""
         self.close()
+        self._require_no_loss()
         self.durable_offset = self._position
         return self.volume, None
+
+    def _require_no_loss(self) -> None:
+        """Raise if somebody else, a capture say, had to close the head before and couldn't flush what was written."""
+        if self._heads.losses(self._uid) != self._losses:
+            raise errors.StorageFailed(path=self._name, problem="what was written before could not be made durable")
 
     def close(self) -> None:
         """Flush and close the head."""
@@ -254,14 +282,12 @@ class Transfers:
         """Give up the uploads that nobody has continued for too long."""
         core = self._core
         for row in journal.uploads(core.catalog.reader()):
-            if row.expires > core.now():
-                break
-            if self.active.claim(row.volume_uid):
-                try:
+            with self.active.held_off(row.volume_uid) as free:
+                # A stream may have had it a moment ago, and have gone on with it or ended it.
+                now_row = journal.find_upload(core.catalog.reader(), row.volume_uid)
+                if free and now_row is not None and now_row.expires <= core.now():
                     for intent in journal.intents_of(core.catalog.reader(), row.volume_uid):
                         uploads.discard(core, intent)
-                finally:
-                    self.active.release(row.volume_uid)
 
     def begin_write(self, request: model.Request, environment_id: str, volume_id: str, etag: str) -> VolumeWrite:
         """Begin to write into a detached volume. Raises errors.NotFound, errors.WrongState, errors.EtagMismatch."""
@@ -289,8 +315,7 @@ class Transfers:
             head = volume.head_layer
             assert head is not None
             self._heads.close(volume.uid)
-            self._reading.counts[head] += 1
-            stack.callback(self._reading.counts.subtract, [head])
+            stack.enter_context(self._reading.reading(head))
             chain = stack.enter_context(core.chain(head))
             return Export(name, chain.size_bytes, functools.partial(export.of_chain, chain), stack.pop_all())
 
@@ -303,7 +328,7 @@ class Transfers:
         snapshot = lookup.snapshot(core.catalog.reader(), environment_id, snapshot_id)
         name = names.snapshot(environment_id, snapshot_id)
         states.require_snapshot("ExportVolume", name, snapshot.state)
-        layer = points.get(core.catalog.reader(), snapshot.point).layer
+        layer = points.layer_of(core.catalog.reader(), snapshot.point)
         if layer is not None:
             with ExitStack() as stack, suppress(cores.LayerGone):
                 chain = stack.enter_context(core.chain(layer))

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from snapd import errors, fsops, model, units
 from snapd.catalog import journal, layers, operations, volumes
@@ -219,8 +220,13 @@ class ImportUpload:
 
 
 def discard(core: cores.Core, intent: model.Intent) -> None:
-    """Give an upload up: the volume, its layer and the staging file go, and so does the request that began it."""
+    """Give an upload up: the volume, its layer and the staging file go, and so does the request that began it.
+
+    The caller has the upload to itself. Nothing happens if it has ended.
+    """
     with core.catalog.transaction() as tx:
+        if not journal.is_open(tx.connection, intent):
+            return
         volume = volumes.by_uid(tx.connection, intent.subject)
         journal.close_intent(tx, intent)
         if intent.payload[import_volume.HEAD]:
@@ -247,10 +253,15 @@ class Active:
             self._volumes.add(volume_uid)
             return True
 
-    def is_claimed(self, volume_uid: str) -> bool:
-        """Say whether a stream has an upload."""
-        with self._lock:
-            return volume_uid in self._volumes
+    @contextmanager
+    def held_off(self, volume_uid: str) -> Iterator[bool]:
+        """Keep streams from an upload for the length of a block; yields False if one has it already."""
+        free = self.claim(volume_uid)
+        try:
+            yield free
+        finally:
+            if free:
+                self.release(volume_uid)
 
     def release(self, volume_uid: str) -> None:
         """Let another stream have it."""

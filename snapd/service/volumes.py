@@ -205,7 +205,7 @@ class Volumes:
                 earlier = lookup.earlier(tx.connection, request)
                 if earlier is not None:
                     return self._again(tx, earlier)
-                volume = lookup.volume(tx.connection, environment_id, volume_id)
+                volume = self._still(tx, environment_id, volume_id, uid)
                 name = names.volume(environment_id, volume_id)
                 lookup.require_etag(name, volume.revision, etag)
                 states.require_volume("RevertVolume", name, volume.state)
@@ -240,22 +240,24 @@ class Volumes:
         Raises errors.NotFound unless allow_missing, errors.EtagMismatch, errors.WrongState.
         """
         core = self._core
-        with core.catalog.transaction() as tx:
-            earlier = lookup.earlier(tx.connection, request)
-            if earlier is not None:
-                return volumes.by_uid(tx.connection, earlier[0]), earlier[1]
+        earlier = lookup.earlier(core.catalog.reader(), request)
+        if earlier is not None:
+            return volumes.by_uid(core.catalog.reader(), earlier[0]), earlier[1]
         try:
             uid = self.get(environment_id, volume_id).uid
         except errors.NotFound:
             if allow_missing:
                 return None, None
             raise
-        with core.locks.holding(uid):
+        with core.locks.holding(uid), self._active_uploads.held_off(uid) as unclaimed:
             with core.catalog.transaction() as tx:
-                volume = lookup.volume(tx.connection, environment_id, volume_id)
+                earlier = lookup.earlier(tx.connection, request)
+                if earlier is not None:
+                    return volumes.by_uid(tx.connection, earlier[0]), earlier[1]
+                volume = self._still(tx, environment_id, volume_id, uid)
                 name = names.volume(environment_id, volume_id)
                 lookup.require_etag(name, volume.revision, etag)
-                self._require_deletable(tx, volume, name)
+                self._require_deletable(tx, volume, name, unclaimed)
                 environment = lookup.environment(tx.connection, environment_id)
                 operation = core.new_operation("DeleteVolume", environment, name, volume.uid)
                 lookup.accept(tx, request, operation, volume.uid)
@@ -266,12 +268,19 @@ class Volumes:
             self._jobs.run_now(intent)
         return destroying, core.operation(operation.uid)
 
-    def _require_deletable(self, tx: db.Transaction, volume: model.Volume, name: str) -> None:
+    def _still(self, tx: db.Transaction, environment_id: str, volume_id: str, uid: str) -> model.Volume:
+        """Return the volume whose mutex is held. Raises errors.NotFound if another one has its id by now."""
+        volume = lookup.volume(tx.connection, environment_id, volume_id)
+        if volume.uid != uid:
+            raise errors.NotFound(resource_type="volume", name=names.volume(environment_id, volume_id))
+        return volume
+
+    def _require_deletable(self, tx: db.Transaction, volume: model.Volume, name: str, unclaimed: bool) -> None:
         states.require_volume("DeleteVolume", name, volume.state)
         if volume.state is not model.VolumeState.CREATING:
             return
         kinds = {intent.kind for intent in journal.intents_of(tx.connection, volume.uid)}
-        if kinds != {import_volume.UPLOAD} or self._active_uploads.is_claimed(volume.uid):
+        if kinds != {import_volume.UPLOAD} or not unclaimed:
             raise errors.WrongState(
                 name=name, state="being made", method="DeleteVolume", allowed="ready, or its operation cancelled"
             )

@@ -84,7 +84,7 @@ class Handler:
         """Capture. The caller holds the volume's mutex, or is recovery."""
         core = self._core
         plan = decode(intent.payload)
-        self._heads.close(plan.volume_uid)
+        self._heads.settle(plan.volume_uid)
         reader = core.catalog.reader()
         volume = volumes.by_uid(reader, plan.volume_uid)
         assert volume is not None
@@ -95,7 +95,7 @@ class Handler:
         fsops.point("capture.before_commit")
         control.check()
         with core.catalog.transaction() as tx:
-            self._commit(tx, intent, plan, volume, volume.head_layer, captured)
+            self._commit(tx, intent, plan, volume.head_layer, captured)
         fsops.point("capture.committed")
         core.pool.freeze(volume.head_layer)
         core.hints.layer(layers.get(reader, volume.head_layer).parent)
@@ -105,10 +105,12 @@ class Handler:
         tx: db.Transaction,
         intent: model.Intent,
         plan: Capture,
-        volume: model.Volume,
         head: str,
         now: datetime.datetime,
     ) -> None:
+        # Read anew, since its labels and the like can be changed without its mutex.
+        volume = volumes.by_uid(tx.connection, plan.volume_uid)
+        assert volume is not None
         layers.set_state(tx, head, model.LayerState.FROZEN)
         layers.set_state(tx, plan.overlay, model.LayerState.HEAD)
         points.insert(

@@ -8,11 +8,13 @@ undo      the volume is FAILED, and can be deleted again
 
 import dataclasses
 
-from snapd import fsops, model
+from snapd import errors, fsops, model
 from snapd.catalog import db, journal, layers, operations, points, volumes
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import heads as heading
+from snapd.service import names, problems
+from snapd.service.intents import import_volume
 
 KIND = "delete_volume"
 
@@ -37,13 +39,10 @@ class Handler:
             volume = volumes.by_uid(tx.connection, intent.subject)
             assert volume is not None
             for other in journal.intents_of(tx.connection, volume.uid):
-                # An unfinished upload, or a write whose leaks nobody has to repair any more.
+                # This one, a write whose leaks nobody has to repair any more, or an unfinished upload.
                 journal.close_intent(tx, other)
-                if other.operation and other.number != intent.number:
-                    operations.end(tx, other.operation, core.now())
-                for layer in (other.payload.get("head"), other.payload.get("layer")):
-                    if layer is not None and layer != volume.head_layer:
-                        layers.doom(tx, layer)
+                if other.kind == import_volume.UPLOAD:
+                    self._end_upload(tx, other, volume)
             volumes.remove(tx, volume, core.now())
             kept = layers.doom_unneeded(tx, volume.head_layer)
             points.forget_unused(tx, volume.parent_point)
@@ -51,6 +50,12 @@ class Handler:
         fsops.point("delete_volume.committed")
         core.hints.layer(kept)
         core.sweep()
+
+    def _end_upload(self, tx: db.Transaction, upload: model.Intent, volume: model.Volume) -> None:
+        cancelled = errors.OperationCancelled(name=names.volume(volume.environment, volume.id))
+        operations.end(tx, upload.operation, self._core.now(), problems.describe(cancelled))
+        if upload.payload[import_volume.HEAD]:
+            layers.doom(tx, upload.payload[import_volume.HEAD])
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Fail the volume, so that it can be deleted again."""

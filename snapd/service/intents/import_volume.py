@@ -13,9 +13,9 @@ Two intents after each other:
 """
 
 import dataclasses
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
-from snapd import fsops, model
+from snapd import errors, fsops, model
 from snapd.catalog import db, journal, layers, operations, volumes
 from snapd.copier import control as controls
 from snapd.copier import convert
@@ -70,6 +70,9 @@ class Handler:
             convert.convert(chain.Chain([source]), target, core.settings.copy_threads, control)
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
-        """Doom the layer; fail the volume, or remove it if it was cancelled."""
+        """Doom the layer and remove what was uploaded; fail the volume, or remove it if it was cancelled."""
         layers.doom(tx, intent.payload[HEAD])
         create_volume.withdraw_volume(tx, self._core, intent, problem)
+        with suppress(errors.SnapdError):
+            # If it can't be removed now, the next start does it.
+            self._core.pool.remove_staging(intent.subject)
