@@ -271,6 +271,12 @@ def remove_directory(path: pathlib.Path) -> bool:
     return True
 
 
+def set_group(path: pathlib.Path, gid: int) -> None:
+    """Change the group that owns a file, following no link."""
+    _announce("chown", path)
+    os.chown(path, -1, gid, follow_symlinks=False)
+
+
 def set_mode(path: pathlib.Path, mode: int) -> None:
     """Change a file's permissions."""
     _announce("chmod", path)

@@ -150,7 +150,7 @@ def _condition(term: Term, source: Source, number: int) -> tuple[str, dict[str, 
 def _order(query: model.Query, source: Source) -> tuple[str, bool]:
     """Return the SQL expression to order by, and whether downwards."""
     words = query.order_by.split()
-    name = words[0] if words else "create_time"
+    name = words[0] if words else "name"
     field = source.fields.get(name)
     if field is None or not field.orders or len(words) > 2 or words[1:] not in ([], ["asc"], ["desc"]):
         known = ", ".join(name for name, field in source.fields.items() if field.orders)

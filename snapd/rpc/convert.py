@@ -63,7 +63,7 @@ def query(listing: Any, identity: str, environment_id: str) -> model.Query:
         page_token=listing.page_token,
         filter=listing.filter,
         # The unmodified ListOperations has no order_by.
-        order_by=getattr(listing, "order_by", "") or "name",
+        order_by=getattr(listing, "order_by", ""),
     )
 
 

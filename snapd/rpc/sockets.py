@@ -47,7 +47,7 @@ class Claim:
             bind(self.address)
         if self._group_id != -1:
             with fsops.translated(self.path):
-                os.chown(self.path, -1, self._group_id, follow_symlinks=False)
+                fsops.set_group(self.path, self._group_id)
 
     def close(self) -> None:
         """Give the path up. The server that was bound to it has stopped."""
@@ -64,7 +64,7 @@ def claim(path: pathlib.Path, group: str = "", mode: int = 0o660) -> Claim:
     with fsops.translated(path.parent):
         if not path.parent.is_dir():
             fsops.make_directory(path.parent)
-            os.chown(path.parent, -1, group_id)
+            fsops.set_group(path.parent, group_id)
             fsops.set_mode(path.parent, _FOLDER_MODE)
         lock = lockfile.acquire(path.with_name(f"{path.name}.lock"))
     if lock is None:

@@ -92,7 +92,8 @@ class Operations:
                 )
             for intent in journal.intents_of(core.catalog.reader(), operation.target_uid):
                 if intent.kind == import_volume.UPLOAD:
-                    uploads.discard(core, intent)
+                    name = names.operation(operation.environment, operation.id)
+                    uploads.discard(core, intent, errors.OperationCancelled(name=name))
 
     def _end_cancelled(self, tx: db.Transaction, operation: model.Operation) -> None:
         name = names.operation(operation.environment, operation.id)

@@ -287,7 +287,12 @@ class Transfers:
                 now_row = journal.find_upload(core.catalog.reader(), row.volume_uid)
                 if free and now_row is not None and now_row.expires <= core.now():
                     for intent in journal.intents_of(core.catalog.reader(), row.volume_uid):
-                        uploads.discard(core, intent)
+                        uploads.discard(core, intent, self._incomplete(row))
+
+    def _incomplete(self, row: journal.UploadRow) -> errors.UploadIncomplete:
+        volume = volumes.by_uid(self._core.catalog.reader(), row.volume_uid)
+        name = row.volume_uid if volume is None else names.volume(volume.environment, volume.id)
+        return errors.UploadIncomplete(name=name, durable_offset=row.durable_offset, size_bytes=row.upload_bytes)
 
     def begin_write(self, request: model.Request, environment_id: str, volume_id: str, etag: str) -> VolumeWrite:
         """Begin to write into a detached volume. Raises errors.NotFound, errors.WrongState, errors.EtagMismatch."""

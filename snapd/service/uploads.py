@@ -11,7 +11,7 @@ from snapd.catalog import journal, layers, operations, volumes
 from snapd.qcow2 import repair, vet, writer
 from snapd.service import core as cores
 from snapd.service import jobs as running
-from snapd.service import names
+from snapd.service import names, problems
 from snapd.service.intents import import_volume
 
 
@@ -219,10 +219,11 @@ class ImportUpload:
         self.close()
 
 
-def discard(core: cores.Core, intent: model.Intent) -> None:
-    """Give an upload up: the volume, its layer and the staging file go, and so does the request that began it.
+def discard(core: cores.Core, intent: model.Intent, error: errors.SnapdError | None = None) -> None:
+    """Give an upload up: the volume, its layer and the staging file go.
 
-    The caller has the upload to itself. Nothing happens if it has ended.
+    Its operation ends with the error; without one it is forgotten with the request that began it, so that the same
+    request can be made again. The caller has the upload to itself. Nothing happens if it has ended.
     """
     with core.catalog.transaction() as tx:
         if not journal.is_open(tx.connection, intent):
@@ -233,7 +234,10 @@ def discard(core: cores.Core, intent: model.Intent) -> None:
             layers.doom(tx, intent.payload[import_volume.HEAD])
         if volume is not None:
             volumes.remove(tx, volume, core.now())
-        operations.withdraw(tx, intent.operation)
+        if error is None:
+            operations.withdraw(tx, intent.operation)
+        else:
+            operations.end(tx, intent.operation, core.now(), problems.describe(error))
     core.pool.remove_staging(intent.subject)
     core.sweep()
 
