@@ -140,6 +140,14 @@ class World:
             write.data(offset, data)
             write.finish()
 
+    def zero(self, volume_id: str, offset: int, length: int) -> None:
+        """Write zeros into a volume, durably."""
+        with contextlib.closing(
+            self.service.transfers.begin_write(request("WriteBlocks"), "e", volume_id, "")
+        ) as write:
+            write.hole(offset, length)
+            write.finish()
+
     def snapshot(
         self, snapshot_id: str, volume_id: str, *, rapid: bool, retention: datetime.timedelta | None = None
     ) -> model.Snapshot:
