@@ -4,6 +4,7 @@ It owns which plugins of protoc run and with which options. It must not know wha
 protos/third_party are only read: at run time their Python comes from googleapis-common-protos.
 """
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -31,7 +32,9 @@ def generate(root: pathlib.Path) -> None:
         *(f"--grpc_python_out={root}", f"--mypy_grpc_out=quiet:{root}"),
         *inputs,
     ]
-    subprocess.run(command, check=True)  # noqa: S603 (protoc, on our own files)
+    # The plugins lie beside the interpreter, also in an environment that nobody has activated.
+    path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    subprocess.run(command, check=True, env=os.environ | {"PATH": path})  # noqa: S603 (protoc, on our own files)
 
 
 class ProtobufBuildHook(BuildHookInterface[Any]):
