@@ -137,19 +137,24 @@ class Pool:
     def opened(self, layers: Sequence[model.Layer]) -> Iterator[chain.Chain]:
         """Open layers, given from the top downwards, to be read as one disk. Headers are compared, never followed.
 
-        Raises errors.Corrupt if a file is not what the catalog says.
+        A fold that has yet to be finished may have put a layer beyond the one that is folded already, or have taken
+        the latter's file. Raises errors.Corrupt if a file is not what the catalog says.
         """
         with ExitStack() as stack:
             images: list[image.Image] = []
-            for layer in layers:
+            for layer, below in zip(layers, [*layers[1:], None], strict=True):
+                if layer.state is model.LayerState.FOLDING and not self.path(layer.uid).exists():
+                    continue
                 opened = stack.enter_context(image.Image.open(self.path(layer.uid)))
                 images.append(opened)
-                expected = self.backing_name(layer.parent)
-                if opened.size_bytes != layer.size_bytes or opened.header.backing_name != expected:
+                expected = {self.backing_name(layer.parent)}
+                if below is not None and below.state is model.LayerState.FOLDING:
+                    expected.add(self.backing_name(below.parent))
+                if opened.size_bytes != layer.size_bytes or opened.header.backing_name not in expected:
                     raise errors.Corrupt(
                         what=f"layer {layer.uid}",
                         problem=f"its header says {opened.size_bytes} bytes on {opened.header.backing_name},"
-                        f" the catalog {layer.size_bytes} on {expected}",
+                        f" the catalog {layer.size_bytes} on {self.backing_name(layer.parent)}",
                     )
             yield chain.Chain(images)
 

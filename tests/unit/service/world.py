@@ -1,6 +1,7 @@
 """A service on a folder of the test's, short ways to use it, and the checker that looks at everything at the end."""
 
 import contextlib
+import dataclasses
 import datetime
 import pathlib
 import sqlite3
@@ -55,6 +56,16 @@ def settings_in(folder: pathlib.Path) -> Settings:
 def request(method: str, parent: str = "e", request_id: str | None = None, digest: bytes = b"") -> model.Request:
     """Return a request with an id of its own, unless one is given."""
     return model.Request("me", method, parent, str(uuid.uuid4()) if request_id is None else request_id, digest)
+
+
+def without_room(settings: Settings) -> Settings:
+    """Return settings under which the pool is full, whatever is free."""
+    return dataclasses.replace(settings, low_watermark_bytes=1 << 62)
+
+
+def clone_of(snapshot_id: str) -> VolumeSpec:
+    """Return what a volume is to be that is made from a snapshot."""
+    return VolumeSpec("", {}, model.VolumeRole.DATA, "", 0, snapshot_id)
 
 
 class World:
@@ -127,8 +138,7 @@ class World:
 
     def clone(self, volume_id: str, snapshot_id: str) -> model.Volume:
         """Make a volume from a snapshot, and wait until it is made."""
-        spec = VolumeSpec("", {}, model.VolumeRole.DATA, "", 0, snapshot_id)
-        _, operation = self.service.volumes.create(request("CreateVolume"), "e", volume_id, spec)
+        _, operation = self.service.volumes.create(request("CreateVolume"), "e", volume_id, clone_of(snapshot_id))
         self.succeed(operation)
         return self.service.volumes.get("e", volume_id)
 
