@@ -50,6 +50,8 @@ class Story:
         self._take_regular_snapshot()
         self._change("after a bad release")
         self._kill_the_daemon()
+        self._change("a day later")
+        self._take_snapshot_to_keep()
         self._clone_each()
         self._revert_to_each()
         self._meet_an_error()
@@ -179,6 +181,12 @@ class Story:
         with tell.timed("finishing the killed archiving"):
             tell.command("snapvol", "snapshot", "wait", "broken", shown=False)
         tell.holds(self._snapshot("broken").state == Snapshot.STATE_COMPLETED, "the snapshot is COMPLETED")
+
+    def _take_snapshot_to_keep(self) -> None:
+        tell = self._tell
+        tell.chapter("Another rapid snapshot, which stays on primary storage for a day")
+        self._digests["recent"] = disks.digest(self._contents)
+        tell.command("snapvol", "snapshot", "create", "root", "recent", "--rapid", shown=False)
         self._show_snapshots()
 
     # --- what snapshots are for ---------------------------------------------------------------------------------------
@@ -186,7 +194,7 @@ class Story:
     def _clone_each(self) -> None:
         self._tell.chapter("A new volume from each snapshot")
         for name in self._digests:
-            with self._tell.timed(f"cloning '{name}' from the archive"):
+            with self._tell.timed(f"cloning '{name}'"):
                 self._tell.command("snapvol", "volume", "clone", name, f"{name}-clone", shown=False)
             self._expect_clone(f"{name}-clone", name)
 
