@@ -72,9 +72,8 @@ class Snapshots:
         Raises errors.NotFound, errors.AlreadyExists, errors.WrongState, errors.PoolFull, errors.ChainDepth.
         """
         core = self._core
-        with core.catalog.transaction() as tx:
-            earlier = lookup.earlier(tx.connection, request)
-        if earlier is not None:
+        earlier = lookup.earlier(core.catalog.reader(), request)
+        if earlier is not None and not self._is_being_captured(*earlier):
             return self._again(earlier)
         volume = lookup.volume(core.catalog.reader(), environment_id, volume_id)
         snapshot_id = snapshot_id or names.generated_snapshot_id(volume.id, core.now())
@@ -86,6 +85,12 @@ class Snapshots:
         found = snapshots.by_uid(core.catalog.reader(), accepted.subject)
         assert found is not None
         return self._live(found), core.operation(accepted.operation)
+
+    def _is_being_captured(self, uid: str, operation: model.Operation | None) -> bool:
+        """Say whether another thread is at a request: then its outcome is there once the volume's mutex is free."""
+        if operation is None or operation.done:
+            return False
+        return snapshots.by_uid(self._core.catalog.reader(), uid) is None
 
     def _accept(
         self, request: model.Request, environment_id: str, snapshot_id: str, volume_uid: str, spec: SnapshotSpec

@@ -14,7 +14,7 @@ from snapd import clock as clocks
 from snapd import fsops, model, units
 from snapd.archive import repository as repositories
 from snapd.archive.backends import directory
-from snapd.catalog import layers
+from snapd.catalog import db, layers
 from snapd.pool import layers as pools
 from snapd.service import transfers
 from snapd.service.service import Service
@@ -220,7 +220,7 @@ class World:
             connection.row_factory = sqlite3.Row
             yield connection
 
-    def rows(self, sql: str, *values: str) -> list[sqlite3.Row]:
+    def rows(self, sql: str, *values: str | int) -> list[sqlite3.Row]:
         """Run a query on the catalog."""
         with self.catalog() as connection:
             return connection.execute(sql, values).fetchall()
@@ -237,8 +237,9 @@ class World:
         return self.settings.pool_path / uid[:2] / f"{uid}.qcow2"
 
     def idle(self) -> bool:
-        """Say whether nothing is under way but uploads and writes."""
+        """Say whether nothing is under way, or due, but uploads and writes."""
         busy = self.rows("SELECT 1 FROM intents WHERE kind NOT IN ('upload', 'write')")
+        busy += self.rows("SELECT 1 FROM snapshots WHERE archive_next_us <= ?", db.to_us(self.clock.now()))
         return not busy and not self.rows("SELECT 1 FROM layers WHERE state IN ('DOOMED', 'CREATING', 'FOLDING')")
 
     def check(self) -> None:
