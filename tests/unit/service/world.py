@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import os
 import pathlib
 import sqlite3
 import subprocess
@@ -236,11 +237,15 @@ class World:
         """Return where a layer's file lies."""
         return self.settings.pool_path / uid[:2] / f"{uid}.qcow2"
 
+    def archive_files(self, folder: str) -> list[str]:
+        """Return the names of all files below a folder of the archive."""
+        return [name for _, _, names in os.walk(self.settings.archive_path / folder) for name in names]
+
     def idle(self) -> bool:
         """Say whether nothing is under way, or due, but uploads and writes."""
         busy = self.rows("SELECT 1 FROM intents WHERE kind NOT IN ('upload', 'write')")
         busy += self.rows("SELECT 1 FROM snapshots WHERE archive_next_us <= ?", db.to_us(self.clock.now()))
-        return not busy and not self.rows("SELECT 1 FROM layers WHERE state IN ('DOOMED', 'CREATING', 'FOLDING')")
+        return not busy and not self.rows("SELECT 1 FROM layers WHERE state IN ('DOOMED', 'FOLDING')")
 
     def check(self) -> None:
         """Come to rest, stop, and look at every row and every file."""
