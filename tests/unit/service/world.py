@@ -281,6 +281,30 @@ def check_at_rest(settings: Settings) -> None:
         _check_archive(connection, settings)
 
 
+def is_settled(settings: Settings) -> bool:
+    """Say whether a service, which may run, has nothing left to do: no open intents, nothing to remove or to fold."""
+    with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        busy = connection.execute(
+            "SELECT 1 FROM intents UNION ALL SELECT 1 FROM layers WHERE state NOT IN ('HEAD', 'FROZEN')"
+        ).fetchone()
+        return busy is None and not any(layers.foldable(connection, uid) for uid in layers.frozen_uids(connection))
+
+
+def fingerprint(settings: Settings) -> dict[str, object]:
+    """Return what there is: rows, and files with their sizes."""
+    found: dict[str, object] = {}
+    with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
+        for table in ("environments", "layers", "points", "volumes", "snapshots", "operations", "requests", "intents"):
+            found[table] = sorted(repr(row) for row in connection.execute(f"SELECT * FROM {table}"))
+    for root in (settings.pool_path, settings.archive_path):
+        for folder, _, names in os.walk(root):
+            for name in names:
+                path = pathlib.Path(folder, name)
+                found[str(path)] = path.stat().st_size
+    return found
+
+
 def _none(connection: sqlite3.Connection, sql: str) -> None:
     found = [tuple(row) for row in connection.execute(sql)]
     assert not found, f"{sql}: {found}"

@@ -1,0 +1,266 @@
+"""A day in the life of a daemon, in steps that can each be sent again: what the crash tests interrupt everywhere."""
+
+import dataclasses
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+
+import google_crc32c
+import grpc
+
+from snapd import clock, units
+from snapd.v1 import environment_service_pb2, system_service_pb2, transfer_pb2
+from snapd.v1 import snapshot_service_pb2 as snapshots
+from snapd.v1 import volume_service_pb2 as volumes
+from tests.integration import running
+
+PARENT = "environments/a"
+SIZE = 2 * units.MIB
+CLUSTER = 64 * units.KIB
+
+_LOOK_AGAIN_S = 0.02
+_SOURCE = random.Random(20260301)
+_UIDS = random.Random(5)
+_never = threading.Event()
+
+
+def noise(length: int) -> bytes:
+    """Return bytes that don't compress, the same in every run."""
+    return _SOURCE.randbytes(length)
+
+
+def volume_name(volume_id: str) -> str:
+    """Return a volume's resource name."""
+    return f"{PARENT}/volumes/{volume_id}"
+
+
+def snapshot_name(snapshot_id: str) -> str:
+    """Return a snapshot's resource name."""
+    return f"{PARENT}/snapshots/{snapshot_id}"
+
+
+@dataclasses.dataclass
+class Expected:
+    """What was acknowledged: contents by resource name."""
+
+    contents: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One thing that a client does, and goes on doing until it has the answer."""
+
+    target: str
+    """Resource name of what may be there or not, or may be changing, until there is an answer."""
+    send: Callable[[running.Client], None]
+    acknowledge: Callable[[Expected], None]
+
+
+def _request_id() -> str:
+    return str(uuid.UUID(int=_UIDS.getrandbits(128), version=4))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that has no operation."""
+    deadline_s = clock.monotonic_s() + running.PATIENCE_S
+    while not condition():
+        assert clock.monotonic_s() < deadline_s, "what was waited for did not come"
+        _never.wait(_LOOK_AGAIN_S)
+
+
+def _succeed(client: running.Client, operation: str) -> None:
+    if operation:
+        ended = client.done(operation)
+        assert not ended.HasField("error"), ended.error.message
+
+
+def get_snapshot(client: running.Client, snapshot_id: str) -> snapshots.Snapshot:
+    """Return a snapshot."""
+    return client.snapshots.GetSnapshot(snapshots.GetSnapshotRequest(name=snapshot_name(snapshot_id))).snapshot
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def environment() -> Step:
+    """Make the environment."""
+    request = environment_service_pb2.CreateEnvironmentRequest(environment_id="a", request_id=_request_id())
+    return Step(PARENT, lambda client: client.environments.CreateEnvironment(request) and None, lambda _: None)
+
+
+def import_volume(
+    volume_id: str, image: bytes, data: bytes, image_format: volumes.ImageFormat.ValueType = volumes.IMAGE_FORMAT_RAW
+) -> Step:
+    """Upload an image that holds `data`. After a cut it is sent again from the start."""
+    name, request_id = volume_name(volume_id), _request_id()
+
+    def messages() -> Iterator[volumes.ImportVolumeRequest]:
+        start = volumes.ImportVolumeRequest.Start(
+            parent=PARENT, volume_id=volume_id, format=image_format, size_bytes=len(image), request_id=request_id
+        )
+        yield volumes.ImportVolumeRequest(start=start)
+        for offset in range(0, len(image), units.MIB):
+            yield volumes.ImportVolumeRequest(data=_chunk(offset, image[offset : offset + units.MIB]))
+
+    def send(client: running.Client) -> None:
+        try:
+            for _ in client.volumes.ImportVolume(messages()):
+                pass
+        except grpc.RpcError as error:
+            # All of it had arrived, and only the answer was lost.
+            if running.reason(error) != "WRONG_STATE":
+                raise
+        get = volumes.GetVolumeRequest(name=name)
+        until(lambda: client.volumes.GetVolume(get).volume.state != volumes.Volume.STATE_CREATING)
+
+    return Step(name, send, lambda expected: expected.contents.update({name: data}))
+
+
+def _chunk(offset: int, data: bytes) -> transfer_pb2.DataChunk:
+    return transfer_pb2.DataChunk(offset=offset, data=data, crc32c=google_crc32c.value(data))
+
+
+def write(volume_id: str, offset: int, data: bytes) -> Step:
+    """Write into a volume."""
+    name = volume_name(volume_id)
+
+    def messages() -> Iterator[volumes.WriteBlocksRequest]:
+        yield volumes.WriteBlocksRequest(start=volumes.WriteBlocksRequest.Start(name=name))
+        yield volumes.WriteBlocksRequest(data=_chunk(offset, data))
+
+    def send(client: running.Client) -> None:
+        for _ in client.volumes.WriteBlocks(messages()):
+            pass
+
+    def acknowledge(expected: Expected) -> None:
+        before = expected.contents[name]
+        expected.contents[name] = before[:offset] + data + before[offset + len(data) :]
+
+    return Step(name, send, acknowledge)
+
+
+def snapshot(snapshot_id: str, volume_id: str, *, rapid: bool) -> Step:
+    """Take a snapshot, and wait until it is complete."""
+    name = snapshot_name(snapshot_id)
+    request = snapshots.CreateSnapshotRequest(
+        parent=PARENT,
+        snapshot_id=snapshot_id,
+        snapshot=snapshots.Snapshot(source_volume=volume_name(volume_id)),
+        rapid=rapid,
+        request_id=_request_id(),
+    )
+
+    def send(client: running.Client) -> None:
+        _succeed(client, client.snapshots.CreateSnapshot(request).operation)
+        assert get_snapshot(client, snapshot_id).state == snapshots.Snapshot.STATE_COMPLETED
+
+    def acknowledge(expected: Expected) -> None:
+        expected.contents[name] = expected.contents[volume_name(volume_id)]
+
+    return Step(name, send, acknowledge)
+
+
+def archive(snapshot_id: str) -> Step:
+    """Archive a rapid snapshot now."""
+    name = snapshot_name(snapshot_id)
+    request = snapshots.ArchiveSnapshotRequest(name=name, request_id=_request_id())
+
+    def send(client: running.Client) -> None:
+        _succeed(client, client.snapshots.ArchiveSnapshot(request).operation)
+        assert not get_snapshot(client, snapshot_id).rapid
+
+    return Step("", send, lambda _: None)
+
+
+def clone(volume_id: str, snapshot_id: str) -> Step:
+    """Make a volume from a snapshot."""
+    name = volume_name(volume_id)
+    request = volumes.CreateVolumeRequest(
+        parent=PARENT,
+        volume_id=volume_id,
+        volume=volumes.Volume(source_snapshot=snapshot_name(snapshot_id)),
+        request_id=_request_id(),
+    )
+
+    def acknowledge(expected: Expected) -> None:
+        expected.contents[name] = expected.contents[snapshot_name(snapshot_id)]
+
+    return Step(name, lambda client: _succeed(client, client.volumes.CreateVolume(request).operation), acknowledge)
+
+
+def revert(volume_id: str, snapshot_id: str) -> Step:
+    """Put a volume back to a snapshot."""
+    name = volume_name(volume_id)
+    request = volumes.RevertVolumeRequest(name=name, snapshot=snapshot_name(snapshot_id), request_id=_request_id())
+
+    def acknowledge(expected: Expected) -> None:
+        expected.contents[name] = expected.contents[snapshot_name(snapshot_id)]
+
+    return Step(name, lambda client: _succeed(client, client.volumes.RevertVolume(request).operation), acknowledge)
+
+
+def delete_volume(volume_id: str) -> Step:
+    """Delete a volume."""
+    name = volume_name(volume_id)
+    request = volumes.DeleteVolumeRequest(name=name, request_id=_request_id())
+
+    def acknowledge(expected: Expected) -> None:
+        del expected.contents[name]
+
+    return Step(name, lambda client: _succeed(client, client.volumes.DeleteVolume(request).operation), acknowledge)
+
+
+def delete_snapshot(snapshot_id: str) -> Step:
+    """Delete a snapshot."""
+    name = snapshot_name(snapshot_id)
+    request = snapshots.DeleteSnapshotRequest(name=name, request_id=_request_id())
+
+    def acknowledge(expected: Expected) -> None:
+        del expected.contents[name]
+
+    return Step(name, lambda client: _succeed(client, client.snapshots.DeleteSnapshot(request).operation), acknowledge)
+
+
+def collected() -> Step:
+    """Wait until the archive holds nothing any more but the environment's record."""
+
+    def send(client: running.Client) -> None:
+        request = system_service_pb2.GetCapacityRequest()
+        until(lambda: client.system.GetCapacity(request).archive.stored_bytes < units.KIB)
+
+    return Step("", send, lambda _: None)
+
+
+def script(qcow2_image: bytes, qcow2_data: bytes) -> list[Step]:
+    """Return the steps. Together they pass every named point; both folds come, up and then down."""
+    data = noise(SIZE)
+    return [
+        environment(),
+        import_volume("q", qcow2_image, qcow2_data, volumes.IMAGE_FORMAT_QCOW2),
+        snapshot("of-q", "q", rapid=False),
+        delete_volume("q"),
+        clone("back", "of-q"),
+        delete_snapshot("of-q"),
+        collected(),
+        import_volume("v", data, data),
+        snapshot("rapid", "v", rapid=True),
+        write("v", 512, noise(CLUSTER)),
+        snapshot("regular", "v", rapid=False),
+        write("v", 3 * CLUSTER + 1024, noise(4 * CLUSTER)),
+        snapshot("low", "v", rapid=True),
+        write("v", 4 * CLUSTER, noise(8 * CLUSTER)),
+        snapshot("middle", "v", rapid=True),
+        write("v", 5 * CLUSTER, noise(512)),
+        snapshot("high", "v", rapid=True),
+        clone("c", "low"),
+        revert("v", "rapid"),
+        revert("v", "high"),
+        delete_volume("c"),
+        # Little below much is folded up, much below little is folded down.
+        delete_snapshot("low"),
+        delete_snapshot("middle"),
+        archive("high"),
+        revert("v", "regular"),
+        delete_snapshot("high"),
+    ]
