@@ -42,7 +42,7 @@ check: setup ## look at style, types, layers, protos and generated documents
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code --path protos/snapd
 	$(BIN)/buf build -o - | $(BIN)/buf breaking - --against protos/baseline.binpb
-	$(BIN)/python docs/generate_errors.py --check
+	$(BIN)/python -m docs.generate --check
 
 format: setup ## bring sources and protos into shape
 	$(BIN)/ruff check --fix-only --quiet .
@@ -57,7 +57,7 @@ bench: setup ## measure
 	@$(BIN)/python -m tests.bench.run
 
 docs: setup ## write generated documents anew
-	@$(BIN)/python docs/generate_errors.py
+	@$(BIN)/python -m docs.generate
 
 protos: setup ## generate snapd/v1 anew
 	@$(BIN)/python hatch_build.py

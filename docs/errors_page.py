@@ -1,19 +1,14 @@
-"""Writes docs/errors.md from the tree of errors and from how the RPC layer maps it; with --check, only compares.
+"""The text of docs/errors.md, from the tree of errors and from how the RPC layer maps it.
 
 It owns the page's form. What an error means is said in snapd/errors.py, which status it gets in snapd/rpc/errors.py.
 """
 
-import argparse
 import dataclasses
 import inspect
-import pathlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from snapd import errors, model
 from snapd.rpc import errors as statuses
-
-PAGE = pathlib.Path(__file__).with_name("errors.md")
 
 HEAD = f"""\
 # Errors
@@ -82,21 +77,3 @@ def _internal() -> str:
 `{root.reason}`: something went wrong that has no better name. The sentence and the `metadata` hold an `incident`; the
 line of the daemon's log with that number has the rest. {root.advice}
 """
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check the page; return 1 if it was to be checked and is stale."""
-    parser = argparse.ArgumentParser(description="Write docs/errors.md.")
-    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
-    wanted = page()
-    if not parser.parse_args(arguments).check:
-        PAGE.write_text(wanted)
-        return 0
-    if PAGE.exists() and PAGE.read_text() == wanted:
-        return 0
-    print(f"{PAGE} is stale: run `make docs`", file=sys.stderr)
-    return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
