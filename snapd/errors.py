@@ -202,7 +202,7 @@ class EnvironmentNotEmpty(FailedPrecondition):
     """An environment that still holds something can't be deleted."""
 
     reason = "ENVIRONMENT_NOT_EMPTY"
-    summary = "{name} still holds {volumes} volumes and {snapshots} snapshots"
+    summary = "{name} isn't empty: volumes: {volumes}, snapshots: {snapshots}"
     advice = "Delete its volumes and snapshots first."
     name: str
     volumes: int
