@@ -60,7 +60,9 @@ class Controls:
             yield control
         finally:
             with self._lock:
-                del self._running[kind, subject]
+                # The next work of this kind may have begun: what has committed lets others in before it tidies up.
+                if self._running.get((kind, subject)) is control:
+                    del self._running[kind, subject]
 
     def find(self, kind: str, subject: str) -> controls.Control | None:
         """Return the reins of the work on a resource, if there is any."""
