@@ -1,6 +1,7 @@
 """What a long copy heeds, a wish to stop, and what it tells, its progress. Written by one side, read by the other."""
 
 import threading
+from collections.abc import Callable
 
 
 class Stopped(Exception):
@@ -18,6 +19,7 @@ class Control:
         self._lock = threading.Lock()
         self._cancelled = False
         self._parked = False
+        self._heeded: Callable[[], None] | None = None
         self.stage = ""
         self.bytes_done = 0
         self.bytes_total = 0
@@ -30,10 +32,16 @@ class Control:
         """Ask the work to stop for now."""
         self._parked = True
 
+    def heed(self, condition: Callable[[], None]) -> None:
+        """Have a condition looked at between any two pieces of work, which raises when it is time to give up."""
+        self._heeded = condition
+
     def check(self) -> None:
         """Raise Stopped if somebody asked for it. Called between any two pieces of work."""
         if self._cancelled or self._parked:
             raise Stopped(parked=not self._cancelled)
+        if self._heeded is not None:
+            self._heeded()
 
     def begin(self, stage: str, bytes_total: int = 0) -> None:
         """Say what comes now, and how much of it."""

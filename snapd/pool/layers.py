@@ -177,6 +177,10 @@ class Pool:
         if free - size_bytes < self.low_watermark_bytes:
             raise errors.PoolFull(free_bytes=free, watermark_bytes=self.low_watermark_bytes)
 
+    def has_reserve(self, size_bytes: int) -> bool:
+        """Say whether half of the low watermark would stay free: so far the daemon's own work may go."""
+        return self.usage().free - size_bytes >= self.low_watermark_bytes // 2
+
     def files(self) -> Iterator[pathlib.Path]:
         """Yield every file of the pool, whatever it is."""
         for folder, _, names in os.walk(self.root):

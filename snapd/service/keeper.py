@@ -99,6 +99,9 @@ class Keeper:
             point = points.of_layer(core.catalog.reader(), uid)
             if point is not None:
                 history.record_delta(core, point.uid)
+        if not core.pool.has_reserve(min(core.pool.allocated_bytes(lower), core.pool.allocated_bytes(child))):
+            # A fold needs room for a while before it gives some back; a later round tries it again.
+            return False
         with core.pins.alone((lower, child)) as alone:
             if not alone:
                 core.hints.postpone(layer=lower)

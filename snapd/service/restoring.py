@@ -56,7 +56,9 @@ def _bring_back(core: cores.Core, point: model.Point, uid: str, control: control
     layer = layers.get(core.catalog.reader(), uid)
     if core.pool.path(uid).exists():
         return
-    core.pool.require_room()
+    # Given up in time, so that there is room to write down that it was.
+    control.heed(core.pool.require_room)
+    control.check()
     temporary = core.pool.prepare(layer)
     with core.archived(archived[0]) as manifest, writer.Writer.open(temporary) as target:
         restore.restore(manifest, target, core.settings.copy_threads, control)

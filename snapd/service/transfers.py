@@ -109,8 +109,9 @@ class VolumeWrite:
         return volume
 
     def data(self, offset: int, data: bytes) -> None:
-        """Write bytes. Raises errors.OutOfRange, errors.WrongState, errors.StorageFull."""
+        """Write bytes. Raises errors.OutOfRange, errors.WrongState, errors.PoolFull, errors.StorageFull."""
         self._check(offset, len(data))
+        self._core.pool.require_room(len(data))
         with self._core.locks.holding(self._uid):
             self._heads.writer(self._writable()).write(offset, data)
         self._position = offset + len(data)

@@ -126,9 +126,10 @@ class ImportUpload:
     def data(self, offset: int, data: bytes) -> None:
         """Take bytes, which must continue where the last ones ended.
 
-        Raises errors.UploadOffset, errors.OutOfRange, errors.InvalidField, errors.StorageFull.
+        Raises errors.UploadOffset, errors.OutOfRange, errors.InvalidField, errors.PoolFull, errors.StorageFull.
         """
         self._advance(offset, len(data))
+        self._core.pool.require_room(len(data))
         with fsops.translated(self._core.pool.root):
             self._target.write(offset, data)
         self._position += len(data)

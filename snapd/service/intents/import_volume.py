@@ -64,6 +64,8 @@ class Handler:
     def _convert(self, intent: model.Intent, control: controls.Control) -> None:
         core = self._core
         layer = layers.get(core.catalog.reader(), intent.payload[HEAD])
+        # Given up in time, so that there is room to write down that it was.
+        control.heed(core.pool.require_room)
         with ExitStack() as stack:
             source = stack.enter_context(image.Image.open(core.pool.staging_path(intent.subject)))
             target = stack.enter_context(writer.Writer.open(core.pool.prepare(layer)))
