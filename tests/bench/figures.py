@@ -70,7 +70,10 @@ def report(figures: Sequence[Figure], path: pathlib.Path) -> None:
             goal,
             style=style,
         )
-    rich.console.Console(width=160).print(table)
+    console = rich.console.Console(width=160)
+    console.print(table)
+    missed = sum(not figure.met for figure in figures)
+    console.print(f"{missed} of {sum(figure.at_most is not None for figure in figures)} goals missed.")
     document = {
         "machine": {"kernel": platform.release(), "python": platform.python_version()},
         "figures": [dataclasses.asdict(figure) | {"ratio": figure.ratio, "met": figure.met} for figure in figures],

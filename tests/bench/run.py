@@ -1,6 +1,7 @@
 """Run the benchmarks: `python -m tests.bench.run [NAME…]`.
 
-Prints a table and writes var/bench.json; the exit status is 1 if a goal is missed.
+Prints a table, in red what misses its goal, and writes var/bench.json. A benchmark reports; it doesn't judge by its exit
+status, since a busy machine is no fault of the code.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ from tests.bench import archiving, capture, figures
 BENCHMARKS = {"capture": capture.measure, "archiving": archiving.measure}
 
 
-def main(names: list[str]) -> int:
+def main(names: list[str]) -> None:
     """Run the named benchmarks, or all."""
     here = pathlib.Path("var")
     here.mkdir(exist_ok=True)
@@ -22,8 +23,7 @@ def main(names: list[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=here.absolute()) as folder:
             found.extend(BENCHMARKS[name](pathlib.Path(folder)))
     figures.report(found, here / "bench.json")
-    return 0 if all(figure.met for figure in found) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
