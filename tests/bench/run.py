@@ -1,7 +1,7 @@
 """Run the benchmarks: `python -m tests.bench.run [NAME…]`.
 
-Prints a table, in red what misses its goal, and writes var/bench.json. A benchmark reports; it doesn't judge by its exit
-status, since a busy machine is no fault of the code.
+Prints a table, in red what misses its goal, and writes var/bench.json. A benchmark reports; it doesn't judge by its
+exit status, since a busy machine is no fault of the code.
 """
 
 import pathlib
