@@ -10,12 +10,14 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
 
 from snapd import config, faults, fsops
+from snapd.service import settings as service_settings
+from snapd.v1 import environment_service_pb2
 from snapd.v1 import snapshot_service_pb2 as snapshots
 from snapd.v1 import volume_service_pb2 as volumes
 from tests.crash import script
@@ -136,18 +138,23 @@ def test_a_second_kill_at_the_same_point_during_recovery_loses_nothing(
 def _killed_at(plan: str, daemon: running.Daemon, steps: list[script.Step], *, again: bool = False) -> bool:
     """Go through the script with faults, and without them from where they struck; return whether they did."""
     expected = script.Expected()
+    plans = [plan] if again else []
     struck = _boot(daemon, plan)
-    plans_left = [plan] if again else []
-    for step in steps:
-        while not _sent(daemon, step):
+
+    def insist(work: Callable[[running.Client], None], changing: str) -> None:
+        nonlocal struck
+        while not _done(daemon, work):
             struck = True
-            _boot(daemon, plans_left.pop() if plans_left else "")
-            if step is not steps[0]:
-                _check_acknowledged(daemon, expected, step.target)
+            _boot(daemon, plans.pop() if plans else "")
+            _done(daemon, lambda client: _check_acknowledged(client, expected, changing))
+
+    for step in steps:
+        insist(step.send, step.target)
         step.acknowledge(expected)
-    struck |= _settle(daemon)
-    _check_acknowledged(daemon, expected, "")
-    _check_at_rest(daemon)
+    settings = config.defaults(daemon.state_dir).settings
+    insist(lambda client: script.until(lambda: _serves(client) and world.is_settled(settings)), "")
+    insist(lambda client: _check_acknowledged(client, expected, ""), "")
+    _check_at_rest(daemon, settings)
     return struck
 
 
@@ -167,50 +174,39 @@ def _require_killed(daemon: running.Daemon) -> None:
     assert daemon.ended() == -signal.SIGKILL, daemon.log.read_text()
 
 
-def _sent(daemon: running.Daemon, step: script.Step) -> bool:
-    """Send a step's request; False if the daemon was killed before the answer came."""
-    try:
-        with daemon.client() as client:
-            step.send(client)
-    except grpc.RpcError as error:
-        if error.code() not in _AWAY:
-            raise
-        _require_killed(daemon)
-        return False
+def _done(daemon: running.Daemon, work: Callable[[running.Client], None]) -> bool:
+    """Work with a client; False if the daemon was killed meanwhile, and has to be started again."""
+    if daemon.process.poll() is None:
+        try:
+            with daemon.client() as client:
+                work(client)
+        except grpc.RpcError as error:
+            if error.code() not in _AWAY:
+                raise
+        else:
+            return True
+    _require_killed(daemon)
+    return False
+
+
+def _serves(client: running.Client) -> bool:
+    client.environments.GetEnvironment(environment_service_pb2.GetEnvironmentRequest(name=script.PARENT))
     return True
 
 
-def _settle(daemon: running.Daemon) -> bool:
-    """Wait until garbage is collected and layers are folded; return whether the daemon was killed meanwhile."""
-    settings = config.defaults(daemon.state_dir).settings
-    killed = False
-
-    def settled() -> bool:
-        nonlocal killed
-        if daemon.process.poll() is not None:
-            _require_killed(daemon)
-            killed = True
-            daemon.start()
-        return world.is_settled(settings)
-
-    script.until(settled)
-    return killed
-
-
-def _check_acknowledged(daemon: running.Daemon, expected: script.Expected, changing: str) -> None:
+def _check_acknowledged(client: running.Client, expected: script.Expected, changing: str) -> None:
     """Everything that was acknowledged is there with its contents; beside it there is only what is being changed."""
-    with daemon.client() as client:
-        volume_list = client.volumes.ListVolumes(volumes.ListVolumesRequest(parent=script.PARENT))
-        snapshot_list = client.snapshots.ListSnapshots(snapshots.ListSnapshotsRequest(parent=script.PARENT))
-        found = {volume.name for volume in volume_list.volumes} | {each.name for each in snapshot_list.snapshots}
-        assert found - {changing} == expected.contents.keys() - {changing}
-        for volume in volume_list.volumes:
-            assert volume.name == changing or volume.state in _STILL
-        for snapshot in snapshot_list.snapshots:
-            assert snapshot.name == changing or snapshot.state == snapshots.Snapshot.STATE_COMPLETED
-        for name, contents in expected.contents.items():
-            if name != changing:
-                assert _exported(client, name) == contents, f"{name} has other contents"
+    if changing == script.PARENT:
+        return
+    volume_list = client.volumes.ListVolumes(volumes.ListVolumesRequest(parent=script.PARENT)).volumes
+    snapshot_list = client.snapshots.ListSnapshots(snapshots.ListSnapshotsRequest(parent=script.PARENT)).snapshots
+    found = {volume.name for volume in volume_list} | {snapshot.name for snapshot in snapshot_list}
+    assert found - {changing} == expected.contents.keys() - {changing}
+    assert all(volume.name == changing or volume.state in _STILL for volume in volume_list)
+    assert all(each.name == changing or each.state == snapshots.Snapshot.STATE_COMPLETED for each in snapshot_list)
+    for name, contents in expected.contents.items():
+        if name != changing:
+            assert _exported(client, name) == contents, f"{name} has other contents"
 
 
 def _exported(client: running.Client, name: str) -> bytes:
@@ -223,10 +219,13 @@ def _exported(client: running.Client, name: str) -> bytes:
     return b"".join(parts)
 
 
-def _check_at_rest(daemon: running.Daemon) -> None:
+def _check_at_rest(daemon: running.Daemon, settings: service_settings.Settings) -> None:
     """Stop, look at every row and file, start and stop again, and find everything as it was."""
-    settings = config.defaults(daemon.state_dir).settings
-    assert daemon.stop() == 0
+    if daemon.stop() != 0:
+        # Faults may strike to the very end.
+        _require_killed(daemon)
+        daemon.start()
+        assert daemon.stop() == 0
     world.check_at_rest(settings)
     before = world.fingerprint(settings)
     daemon.start()
