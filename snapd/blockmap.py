@@ -153,7 +153,7 @@ def clip(extents: BlockMap, start: int, length: int) -> BlockMap:
     """Return what lies within [start, start + length). A compressed cluster is kept whole in `host`, cut in length."""
     first = int(np.searchsorted(extents.end, start, side="right"))
     last = int(np.searchsorted(extents.start, start + length, side="left"))
-    if last <= first:
+    if last <= first or length == 0:
         return empty()
     part = extents.take(np.arange(first, last))
     begin = np.maximum(part.start, start)
@@ -250,7 +250,8 @@ def decode_delta(data: bytes) -> BlockMap:
         body = inflater.decompress(data[_DELTA_HEADER.size :], 17 * count + 1)
     except zlib.error as error:
         raise errors.Corrupt(what="delta map", problem=str(error)) from error
-    if len(body) != 17 * count or zlib.crc32(body) != checksum:
+    whole = inflater.eof and not inflater.unused_data and len(body) == 17 * count
+    if not whole or zlib.crc32(body) != checksum:
         raise errors.Corrupt(what="delta map", problem="wrong length or checksum")
     gap = np.frombuffer(body, "<i8", count).astype(np.int64)
     length = np.frombuffer(body, "<i8", count, 8 * count).astype(np.int64)
