@@ -1,0 +1,129 @@
+import pathlib
+import sqlite3
+import threading
+
+import pytest
+
+from snapd import errors
+from snapd.catalog import db, events, migrations, schema
+from tests.unit.catalog import rows
+
+
+def test_a_new_database_has_the_newest_schema(catalog: db.Catalog) -> None:
+    assert catalog.reader().execute("PRAGMA user_version").fetchone()[0] == len(migrations.STEPS)
+    assert catalog.reader().execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_each_step_of_the_schema_is_run_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    first = db.Catalog(path)
+    with first.transaction() as tx:
+        rows.environment(tx)
+    first.close()
+    monkeypatch.setattr(migrations, "STEPS", (schema.TABLES, "ALTER TABLE environments ADD COLUMN colour TEXT;"))
+    for _ in range(2):
+        again = db.Catalog(path)
+        assert again.reader().execute("SELECT colour, id FROM environments").fetchone()["id"] == "env"
+        again.close()
+
+
+def test_a_step_that_fails_leaves_the_schema_before_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    db.Catalog(path).close()
+    bad = "CREATE TABLE half (a TEXT); INSERT INTO nowhere VALUES (1);"
+    monkeypatch.setattr(migrations, "STEPS", (schema.TABLES, bad))
+    with pytest.raises(errors.StorageFailed):
+        db.Catalog(path)
+    monkeypatch.undo()
+    catalog = db.Catalog(path)
+    assert not catalog.reader().execute("SELECT 1 FROM sqlite_master WHERE name = 'half'").fetchall()
+    catalog.close()
+
+
+def test_a_database_of_a_newer_release_is_refused(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    db.Catalog(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(errors.SchemaTooNew) as refused:
+        db.Catalog(path)
+    assert (refused.value.found, refused.value.known) == (99, len(migrations.STEPS))
+
+
+def test_what_is_no_database_is_called_corrupt(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    path.write_bytes(b"this is not a database, whatever its name says" * 100)
+    with pytest.raises(errors.Corrupt):
+        db.Catalog(path)
+
+
+def test_a_transaction_that_fails_leaves_nothing(catalog: db.Catalog) -> None:
+    heard: list[int] = []
+    catalog.subscribe(heard.append)
+    with pytest.raises(sqlite3.IntegrityError), catalog.transaction() as tx:
+        _two_of_one_id(tx)
+    assert catalog.reader().execute("SELECT count(*) FROM environments").fetchone()[0] == 0
+    assert heard == []
+
+
+def _two_of_one_id(tx: db.Transaction) -> None:
+    rows.environment(tx)
+    tx.execute("UPDATE environments SET uid = 'another'")
+    rows.environment(tx)
+
+
+def test_listeners_hear_of_the_newest_revision_after_the_commit(catalog: db.Catalog) -> None:
+    heard: list[tuple[int, int]] = []
+
+    def listen(revision: int) -> None:
+        heard.append((revision, catalog.reader().execute("SELECT max(revision) FROM events").fetchone()[0]))
+
+    catalog.subscribe(listen)
+    with catalog.transaction() as tx:
+        rows.environment(tx)
+        rows.volume(tx, "v")
+    with catalog.transaction():
+        pass
+    assert heard == [(2, 2)]
+
+
+def test_readers_can_not_write_and_see_what_was_committed_before_they_ask(catalog: db.Catalog) -> None:
+    reader = catalog.reader()
+    with pytest.raises(sqlite3.OperationalError):
+        reader.execute("DELETE FROM environments")
+    with catalog.transaction() as tx:
+        rows.environment(tx)
+        assert reader.execute("SELECT count(*) FROM environments").fetchone()[0] == 0
+    assert reader.execute("SELECT count(*) FROM environments").fetchone()[0] == 1
+
+
+def test_every_thread_reads_by_a_connection_of_its_own(catalog: db.Catalog) -> None:
+    connections = [catalog.reader(), catalog.reader()]
+    thread = threading.Thread(target=lambda: connections.append(catalog.reader()))
+    thread.start()
+    thread.join()
+    assert connections[0] is connections[1] is not connections[2]
+
+
+def test_what_others_refer_to_can_not_be_removed(catalog: db.Catalog) -> None:
+    with catalog.transaction() as tx:
+        rows.environment(tx)
+        rows.volume(tx, "v")
+    with pytest.raises(sqlite3.IntegrityError), catalog.transaction() as tx:
+        tx.execute("DELETE FROM environments")
+
+
+def test_times_survive_to_the_microsecond() -> None:
+    moment = rows.NOW.replace(microsecond=123457)
+    assert db.from_us(db.to_us(moment)) == moment
+    assert db.optional_time(db.optional_us(None)) is None
+    assert db.optional_time(db.optional_us(moment)) == moment
+
+
+def test_old_events_are_forgotten_but_never_the_newest(catalog: db.Catalog) -> None:
+    with catalog.transaction() as tx:
+        for number in range(5):
+            events.append(tx, "volume", str(number), "env", number)
+        assert events.trim(tx, rows.NOW) == 4
+        assert events.append(tx, "volume", "5", "env", 5) == 6
