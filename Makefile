@@ -32,7 +32,7 @@ test: setup ## run the tests
 	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m 'not torture'
 
 torture: setup ## run the tests that kill the daemon at every point
-	@$(BIN)/pytest -m torture
+	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m torture
 
 check: setup ## look at style, types, layers, protos and generated documents
 	$(BIN)/ruff format --check --quiet .
