@@ -167,9 +167,7 @@ def test_a_capture_without_room_leaves_everything_as_it_was(world: worlds.World,
 def test_a_full_pool_takes_nothing_new_but_lets_go(world: worlds.World) -> None:
     world.volume("v")
     world.snapshot("s", "v", rapid=True)
-    world.stop()
-    world.settings = worlds.without_room(world.settings)
-    world.start()
+    world.restart(worlds.without_room(world.settings))
     for call in (
         lambda: world.volume("w"),
         lambda: world.clone("c", "s"),

@@ -104,9 +104,10 @@ class World:
         if service is not None:
             service.stop()
 
-    def restart(self) -> None:
-        """Stop the service and start it again."""
+    def restart(self, settings: Settings | None = None) -> None:
+        """Stop the service and start it again, with other settings if they are given."""
         self.stop()
+        self.settings = settings or self.settings
         self.start()
 
     def _notice(self, _revision: int) -> None:
