@@ -90,17 +90,23 @@ def environment() -> Step:
 
 
 def import_volume(
-    volume_id: str, image: bytes, data: bytes, image_format: volumes.ImageFormat.ValueType = volumes.IMAGE_FORMAT_RAW
+    volume_id: str,
+    image: bytes,
+    data: bytes,
+    image_format: volumes.ImageFormat.ValueType = volumes.IMAGE_FORMAT_RAW,
+    *,
+    request_id: str = "",
+    cut_at: int | None = None,
 ) -> Step:
-    """Upload an image that holds `data`. After a cut it is sent again from the start."""
-    name, request_id = volume_name(volume_id), _request_id()
+    """Upload an image that holds `data`, or less of it. After a cut it is sent again from the start."""
+    name, request_id = volume_name(volume_id), request_id or _request_id()
 
     def messages() -> Iterator[volumes.ImportVolumeRequest]:
         start = volumes.ImportVolumeRequest.Start(
             parent=PARENT, volume_id=volume_id, format=image_format, size_bytes=len(image), request_id=request_id
         )
         yield volumes.ImportVolumeRequest(start=start)
-        for offset in range(0, len(image), units.MIB):
+        for offset in range(0, len(image) if cut_at is None else cut_at, units.MIB):
             yield volumes.ImportVolumeRequest(data=_chunk(offset, image[offset : offset + units.MIB]))
 
     def send(client: running.Client) -> None:
