@@ -283,10 +283,13 @@ class Transfers:
         """Give up the uploads that nobody has continued for too long."""
         core = self._core
         for row in journal.uploads(core.catalog.reader()):
+            if row.expires > core.now():
+                # Nor have the others, which follow; a stream that comes for one of them must find it free.
+                break
             with self.active.held_off(row.volume_uid) as free:
                 # A stream may have had it a moment ago, and have gone on with it or ended it.
-                now_row = journal.find_upload(core.catalog.reader(), row.volume_uid)
-                if free and now_row is not None and now_row.expires <= core.now():
+                found = journal.find_upload(core.catalog.reader(), row.volume_uid)
+                if free and found is not None and found.expires <= core.now():
                     for intent in journal.intents_of(core.catalog.reader(), row.volume_uid):
                         uploads.discard(core, intent, self._incomplete(row))
 

@@ -1,6 +1,8 @@
 """A seeded random walk over everything that callers can do, against a model in memory."""
 
 import concurrent.futures
+import dataclasses
+import datetime
 import os
 import random
 from collections.abc import Callable
@@ -215,6 +217,8 @@ def test_a_random_walk_keeps_every_byte(world: worlds.World, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_walks_side_by_side_keep_every_byte(world: worlds.World, seed: int) -> None:
+    # A day passes in no time here, and a walk must not have the uploads of another one expire.
+    world.restart(dataclasses.replace(world.settings, upload_expiry=datetime.timedelta(days=3650)))
     walks = [_Walk(world, seed + number, f"w{number}-") for number in range(4)]
 
     def go(walk: _Walk) -> None:
