@@ -244,8 +244,9 @@ class World:
 
     def idle(self) -> bool:
         """Say whether nothing is under way, or due, but uploads and writes."""
-        busy = self.rows("SELECT 1 FROM intents WHERE kind NOT IN ('upload', 'write')")
-        busy += self.rows("SELECT 1 FROM snapshots WHERE archive_next_us <= ?", db.to_us(self.clock.now()))
+        # What is due first: it may turn into an intent between two looks, and not the other way round.
+        busy = self.rows("SELECT 1 FROM snapshots WHERE archive_next_us <= ?", db.to_us(self.clock.now()))
+        busy += self.rows("SELECT 1 FROM intents WHERE kind NOT IN ('upload', 'write')")
         return not busy and not self.rows("SELECT 1 FROM layers WHERE state IN ('DOOMED', 'FOLDING')")
 
     def check(self) -> None:
