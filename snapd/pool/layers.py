@@ -18,6 +18,8 @@ from snapd.qcow2 import chain, create, header, image
 _HEAD_MODE = 0o640
 _FROZEN_MODE = 0o440
 _TEMPORARY = ".tmp"
+_STAT_BLOCK = 512
+"""Bytes of the unit in which stat counts, whatever the file system's is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -160,10 +162,11 @@ class Pool:
 
     def allocated_bytes(self, uid: str) -> int:
         """Return the space that a layer's file takes; 0 if it isn't there."""
-        try:
-            return os.stat(self.path(uid)).st_blocks * 512
-        except FileNotFoundError:
-            return 0
+        return _allocated_bytes(self.path(uid))
+
+    def used_bytes(self) -> int:
+        """Return the space that all files of the pool take; they may come and go meanwhile."""
+        return sum(map(_allocated_bytes, self.files()))
 
     def usage(self) -> Usage:
         """Return the space of the pool's file system."""
@@ -190,3 +193,10 @@ class Pool:
     def strays(self, known: set[str]) -> list[pathlib.Path]:
         """Return the files that belong to no layer or upload of `known` uids."""
         return [path for path in self.files() if path.name.removesuffix(_TEMPORARY).removesuffix(".qcow2") not in known]
+
+
+def _allocated_bytes(path: pathlib.Path) -> int:
+    try:
+        return os.stat(path).st_blocks * _STAT_BLOCK
+    except FileNotFoundError:
+        return 0

@@ -111,4 +111,8 @@ class Heads:
     def close_all(self) -> None:
         """Close every writer, as the last thing before the end; nobody may be writing."""
         for volume_uid in list(self._open):
-            self.close(volume_uid)
+            try:
+                self.close(volume_uid)
+            except errors.SnapdError as error:
+                # Nobody was told that it is safe, and the next start mends the leaks.
+                _log.warning("a head could not be flushed: %s", error, extra={"volume": volume_uid})

@@ -1,7 +1,7 @@
 """The service: every part of it, wired once. This is all that the RPC layer sees."""
 
-import os
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from snapd import clock as clocks
 from snapd import errors, fsops, model
@@ -74,22 +74,28 @@ class Service:
         with fsops.translated(settings.catalog_path.parent):
             fsops.make_directory(settings.catalog_path.parent)
             fsops.make_directory(settings.index_path.parent)
-        repository = repositories.Repository.open(
-            directory.DirectoryBackend(settings.archive_path),
-            settings.index_path,
-            settings.host,
-            block_size=settings.block_size,
-            level=settings.compression_level,
-        )
-        core = cores.Core(
-            settings=settings,
-            clock=clock,
-            catalog=db.Catalog(settings.catalog_path),
-            pool=pools.Pool(settings.pool_path, settings.low_watermark_bytes),
-            pins=pinning.Pins(),
-            repository=repository,
-        )
-        return cls(core)
+        with ExitStack() as opened:
+            repository = repositories.Repository.open(
+                directory.DirectoryBackend(settings.archive_path),
+                settings.index_path,
+                settings.host,
+                block_size=settings.block_size,
+                level=settings.compression_level,
+            )
+            opened.callback(repository.close)
+            catalog = db.Catalog(settings.catalog_path)
+            opened.callback(catalog.close)
+            core = cores.Core(
+                settings=settings,
+                clock=clock,
+                catalog=catalog,
+                pool=pools.Pool(settings.pool_path, settings.low_watermark_bytes),
+                pins=pinning.Pins(),
+                repository=repository,
+            )
+            service = cls(core)
+            opened.pop_all()
+        return service
 
     def _stop_run(self, snapshot_uid: str) -> None:
         self._archiver.stop_run(snapshot_uid)
@@ -126,7 +132,7 @@ class Service:
         return model.Capacity(
             pool_total=usage.total,
             pool_free=usage.free,
-            pool_used=sum(os.stat(path).st_blocks * 512 for path in core.pool.files()),
+            pool_used=core.pool.used_bytes(),
             pool_watermark=core.pool.low_watermark_bytes,
             archive=self._archive_capacity(),
         )

@@ -5,6 +5,7 @@ import errno
 import functools
 import os
 import random
+import shutil
 import threading
 from collections.abc import Callable
 
@@ -395,6 +396,9 @@ def test_a_revert_that_can_not_be_restored_leaves_the_volume_as_it_was(world: wo
     world.write("v", 0, NOISE[::-1])
     now = world.volume_bytes("v")
     world.archived("later", "v")
+    point = world.get_snapshot("s").point
+    # It is folded into what was captured later, so the revert has to restore it.
+    world.until(lambda: bool(world.rows("SELECT 1 FROM points WHERE uid = ? AND layer IS NULL", point)))
     with worlds.failing(_fail_at_point(errno.EIO, "revert.before_commit")):
         _, operation = world.service.volumes.revert(worlds.request("RevertVolume"), "e", "v", "s", "")
         problem = world.ended(operation).error
@@ -478,6 +482,48 @@ def test_a_service_that_was_never_started_can_be_stopped(world: worlds.World) ->
     world.open()
     world.stop()
     world.start()
+
+
+def test_a_head_that_can_not_be_flushed_does_not_keep_the_service_from_stopping(world: worlds.World) -> None:
+    world.volume("v")
+    world.write("v", 0, NOISE)
+    write = world.service.transfers.begin_write(worlds.request("WriteBlocks"), "e", "v", "")
+    write.data(len(NOISE), NOISE)
+    with worlds.failing(_fail(errno.EIO, "fdatasync", "fsync")):
+        world.stop()
+    assert world.start().recovered.finished == ["write"]
+    assert world.volume_bytes("v")[: len(NOISE)] == NOISE
+
+
+def test_a_service_that_can_not_be_opened_leaves_nothing_open(world: worlds.World) -> None:
+    world.stop()
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    shutil.rmtree(world.settings.pool_path / "staging")
+    with worlds.failing(_fail(errno.EIO, "mkdir")), pytest.raises(errors.StorageFailed):
+        world.open()
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == (threads, files)
+    world.start()
+
+
+def test_space_is_counted_while_files_come_and_go(world: worlds.World) -> None:
+    world.volume("v")
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            world.snapshot("s", "v", rapid=True)
+            world.delete_snapshot("s")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(20):
+            capacity = world.service.capacity()
+            assert 0 < capacity.pool_free <= capacity.pool_total
+            assert capacity.pool_used > 0
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_opening_twice_changes_nothing_the_second_time(world: worlds.World) -> None:
