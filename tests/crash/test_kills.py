@@ -22,7 +22,7 @@ from snapd.v1 import snapshot_service_pb2 as snapshots
 from snapd.v1 import volume_service_pb2 as volumes
 from tests.crash import script
 from tests.integration import running
-from tests.unit.service import world
+from tests.unit.service import checker
 
 POINTS = (
     "archive.after-manifest",
@@ -152,7 +152,7 @@ def _killed_at(plan: str, daemon: running.Daemon, steps: list[script.Step], *, a
         insist(step.send, step.target)
         step.acknowledge(expected)
     settings = config.defaults(daemon.state_dir).settings
-    insist(lambda client: script.until(lambda: _serves(client) and world.is_settled(settings)), "")
+    insist(lambda client: script.until(lambda: _serves(client) and checker.is_settled(settings)), "")
     insist(lambda client: _check_acknowledged(client, expected, ""), "")
     _check_at_rest(daemon, settings)
     return struck
@@ -226,9 +226,9 @@ def _check_at_rest(daemon: running.Daemon, settings: service_settings.Settings) 
         _require_killed(daemon)
         daemon.start()
         assert daemon.stop() == 0
-    world.check_at_rest(settings)
-    before = world.fingerprint(settings)
+    checker.check_at_rest(settings)
+    before = checker.fingerprint(settings)
     daemon.start()
     assert daemon.stop() == 0
-    world.check_at_rest(settings)
-    assert world.fingerprint(settings) == before
+    checker.check_at_rest(settings)
+    assert checker.fingerprint(settings) == before

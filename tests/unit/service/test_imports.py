@@ -12,6 +12,7 @@ import pytest
 from snapd import errors, fsops, model, units
 from snapd.service import uploads
 from snapd.service.volumes import VolumeSpec
+from tests.unit.service import faults
 from tests.unit.service import world as worlds
 
 RAW, QCOW2 = model.ImageFormat.RAW, model.ImageFormat.QCOW2
@@ -228,11 +229,11 @@ def test_cancelling_the_conversion_of_an_image_leaves_nothing(world: worlds.Worl
     def hold(operation: fsops.Operation) -> None:
         if operation.target == "import_volume.published":
             reached.set()
-            assert go_on.wait(worlds.PATIENCE_S)
+            assert go_on.wait(faults.PATIENCE_S)
 
-    with worlds.failing(hold):
+    with faults.observing(hold):
         operation = _import(world, image, QCOW2)
-        assert reached.wait(worlds.PATIENCE_S)
+        assert reached.wait(faults.PATIENCE_S)
         world.service.operations.cancel("e", operation.id)
         go_on.set()
         ended = world.ended(operation)
@@ -249,7 +250,7 @@ def test_a_conversion_without_room_fails_and_leaves_no_image_behind(
         if operation.target == "import_volume.published":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with worlds.failing(strike):
+    with faults.observing(strike):
         problem = world.ended(_import(world, _qcow2(tmp_path), QCOW2)).error
     assert problem is not None
     assert problem.reason == "STORAGE_FULL"

@@ -7,31 +7,10 @@ import threading
 import pytest
 
 from snapd import errors, fsops, model
+from tests.unit.service import faults
 from tests.unit.service import world as worlds
 
 NOISE = random.Random(2).randbytes(8 * worlds.CLUSTER)
-
-
-class _Held:
-    """An observer that holds whoever passes a point until it is told to go on."""
-
-    def __init__(self, point: str) -> None:
-        self._point = point
-        self._reached = threading.Event()
-        self._go_on = threading.Event()
-
-    def __call__(self, operation: fsops.Operation) -> None:
-        if operation.target == self._point:
-            self._reached.set()
-            assert self._go_on.wait(worlds.PATIENCE_S)
-
-    def reach(self) -> None:
-        """Wait until somebody is held."""
-        assert self._reached.wait(worlds.PATIENCE_S)
-
-    def go_on(self) -> None:
-        """Let everybody pass, from now on."""
-        self._go_on.set()
 
 
 def _archived_and_gone(world: worlds.World) -> bytes:
@@ -50,8 +29,8 @@ def _reason(operation: model.Operation) -> str:
 
 def test_an_operation_shows_how_far_its_work_is(world: worlds.World) -> None:
     _archived_and_gone(world)
-    held = _Held("restore.before_publish")
-    with worlds.failing(held):
+    held = faults.Held("restore.before_publish")
+    with faults.observing(held):
         _, operation = world.service.volumes.create(worlds.request("CreateVolume"), "e", "c", worlds.clone_of("s"))
         held.reach()
         running = world.service.operations.get("e", operation.id)
@@ -67,8 +46,8 @@ def test_an_operation_shows_how_far_its_work_is(world: worlds.World) -> None:
 def test_an_archive_run_shows_how_far_it_is(world: worlds.World) -> None:
     world.volume("v")
     world.write("v", 0, NOISE)
-    held = _Held("archive.before-proof")
-    with worlds.failing(held):
+    held = faults.Held("archive.before-proof")
+    with faults.observing(held):
         world.snapshot("s", "v", rapid=False)
         held.reach()
         archive = world.get_snapshot("s").archive
@@ -80,8 +59,8 @@ def test_an_archive_run_shows_how_far_it_is(world: worlds.World) -> None:
 
 def test_a_cancelled_creation_leaves_no_volume(world: worlds.World) -> None:
     before = _archived_and_gone(world)
-    held = _Held("restore.before_publish")
-    with worlds.failing(held):
+    held = faults.Held("restore.before_publish")
+    with faults.observing(held):
         _, operation = world.service.volumes.create(worlds.request("CreateVolume"), "e", "c", worlds.clone_of("s"))
         held.reach()
         world.service.operations.cancel("e", operation.id)
@@ -95,8 +74,8 @@ def test_a_cancelled_creation_leaves_no_volume(world: worlds.World) -> None:
 
 def test_work_that_waits_for_a_thread_can_be_cancelled(world: worlds.World) -> None:
     _archived_and_gone(world)
-    held = _Held("restore.before_publish")
-    with worlds.failing(held):
+    held = faults.Held("restore.before_publish")
+    with faults.observing(held):
         begun = [
             world.service.volumes.create(worlds.request("CreateVolume"), "e", f"c{number}", worlds.clone_of("s"))[1]
             for number in range(4)
@@ -118,8 +97,8 @@ def test_a_cancelled_revert_leaves_the_volume_as_it_was(world: worlds.World) -> 
     world.write("v", 0, NOISE[::-1])
     before = world.volume_bytes("v")
     world.archived("later", "v")
-    held = _Held("revert.before_commit")
-    with worlds.failing(held):
+    held = faults.Held("revert.before_commit")
+    with faults.observing(held):
         revert = threading.Thread(target=_try_revert, args=(world,))
         revert.start()
         held.reach()
@@ -143,8 +122,8 @@ def _try_revert(world: worlds.World) -> None:
 def test_cancelling_a_regular_snapshot_removes_it(world: worlds.World) -> None:
     world.volume("v")
     world.write("v", 0, NOISE)
-    held = _Held("archive.before-proof")
-    with worlds.failing(held):
+    held = faults.Held("archive.before-proof")
+    with faults.observing(held):
         snapshot = world.snapshot("s", "v", rapid=False)
         held.reach()
         (operation,) = world.service.operations.list(model.Query("e", "me", 10, "", "done = false", "")).items
@@ -161,8 +140,8 @@ def test_cancelling_an_early_archiving_has_the_snapshot_wait_again(world: worlds
     world.volume("v")
     world.write("v", 0, NOISE)
     world.snapshot("s", "v", rapid=True)
-    held = _Held("archive.before-proof")
-    with worlds.failing(held):
+    held = faults.Held("archive.before-proof")
+    with faults.observing(held):
         _, operation = world.service.snapshots.archive(worlds.request("ArchiveSnapshot"), "e", "s", "")
         held.reach()
         world.service.operations.cancel("e", operation.id)
@@ -185,8 +164,8 @@ def test_cancelling_what_is_done_changes_nothing(world: worlds.World) -> None:
 def test_only_what_is_done_is_forgotten(world: worlds.World) -> None:
     world.volume("v")
     (made,) = world.service.operations.list(model.Query("e", "me", 10, "", "", "")).items
-    held = _Held("archive.before-proof")
-    with worlds.failing(held):
+    held = faults.Held("archive.before-proof")
+    with faults.observing(held):
         world.snapshot("s", "v", rapid=False)
         held.reach()
         (running,) = world.service.operations.list(model.Query("e", "me", 10, "", "done = false", "")).items
@@ -211,15 +190,15 @@ def test_a_run_that_is_cancelled_before_it_begins_gives_its_place_to_the_next(wo
 
     def meet(operation: fsops.Operation) -> None:
         if operation.target == "archive_run.before_commit":
-            both.wait(worlds.PATIENCE_S)
-            assert parked.wait(worlds.PATIENCE_S)
+            both.wait(faults.PATIENCE_S)
+            assert parked.wait(faults.PATIENCE_S)
 
-    with worlds.failing(meet):
+    with faults.observing(meet):
         for volume_id in ("v", "w"):
             world.volume(volume_id)
             world.write(volume_id, 0, NOISE)
             world.snapshot(f"of-{volume_id}", volume_id, rapid=False)
-        both.wait(worlds.PATIENCE_S)
+        both.wait(faults.PATIENCE_S)
         stopping = threading.Thread(target=world.stop)
         stopping.start()
         # All work is told to park before this thread ends.
@@ -228,8 +207,8 @@ def test_a_run_that_is_cancelled_before_it_begins_gives_its_place_to_the_next(wo
         stopping.join()
     assert len(world.rows("SELECT 1 FROM intents")) == 2
     # Now there is a place for one of them.
-    held = _Held("archive_run.before_commit")
-    with worlds.failing(held):
+    held = faults.Held("archive_run.before_commit")
+    with faults.observing(held):
         world.restart(dataclasses.replace(world.settings, archive_workers=1))
         held.reach()
         _, deletion = world.service.snapshots.delete(worlds.request("DeleteSnapshot"), "e", "of-w", "", False)

@@ -1,0 +1,122 @@
+"""The checker: looks at every row and every file of a service that is at rest."""
+
+import contextlib
+import os
+import pathlib
+import sqlite3
+import subprocess
+
+from snapd.archive import repository as repositories
+from snapd.archive.backends import directory
+from snapd.catalog import layers
+from snapd.pool import layers as pools
+from snapd.service.settings import Settings
+
+
+def check_at_rest(settings: Settings) -> None:
+    """Look at every row and file of a service that is closed and had come to rest. Uploads may wait for clients."""
+    with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        _check_catalog(connection)
+        _check_pool(connection, settings)
+        _check_archive(connection, settings)
+
+
+def is_settled(settings: Settings) -> bool:
+    """Say whether a service, which may run, has nothing left to do: no open intents, nothing to remove or to fold."""
+    with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
+        connection.row_factory = sqlite3.Row
+        busy = connection.execute(
+            "SELECT 1 FROM intents UNION ALL SELECT 1 FROM layers WHERE state NOT IN ('HEAD', 'FROZEN')"
+        ).fetchone()
+        return busy is None and not any(layers.foldable(connection, uid) for uid in layers.frozen_uids(connection))
+
+
+def fingerprint(settings: Settings) -> dict[str, object]:
+    """Return what there is: rows, and files with their sizes."""
+    found: dict[str, object] = {}
+    with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
+        for table in ("environments", "layers", "points", "volumes", "snapshots", "operations", "requests", "intents"):
+            found[table] = sorted(repr(row) for row in connection.execute(f"SELECT * FROM {table}"))
+    for root in (settings.pool_path, settings.archive_path):
+        for folder, _, names in os.walk(root):
+            for name in names:
+                path = pathlib.Path(folder, name)
+                found[str(path)] = path.stat().st_size
+    return found
+
+
+def _none(connection: sqlite3.Connection, sql: str) -> None:
+    found = [tuple(row) for row in connection.execute(sql)]
+    assert not found, f"{sql}: {found}"
+
+
+def _check_catalog(connection: sqlite3.Connection) -> None:
+    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    _none(connection, "PRAGMA foreign_key_check")
+    _none(connection, "SELECT * FROM intents WHERE kind NOT IN ('upload', 'write')")
+    _none(connection, "SELECT * FROM intents WHERE kind = 'upload' AND subject NOT IN (SELECT volume_uid FROM uploads)")
+    _none(connection, "SELECT * FROM uploads WHERE volume_uid NOT IN (SELECT subject FROM intents)")
+    _none(
+        connection,
+        "SELECT uid, state FROM layers WHERE state NOT IN ('HEAD', 'FROZEN')"
+        " AND uid NOT IN (SELECT json_extract(payload, '$.head') FROM intents WHERE kind = 'upload')",
+    )
+    _none(connection, "SELECT uid FROM layers WHERE state = 'HEAD' AND uid NOT IN (SELECT head_layer FROM volumes)")
+    _none(
+        connection,
+        "SELECT v.uid FROM volumes v LEFT JOIN layers l ON l.uid = v.head_layer"
+        " WHERE v.activity = '' AND l.state IS NOT 'HEAD'",
+    )
+    _none(connection, "SELECT uid, activity FROM volumes WHERE activity IN ('REVERTING', 'DESTROYING')")
+    _none(connection, "SELECT uid FROM snapshots WHERE state = 'DESTROYING'")
+    # A snapshot that isn't archived has its layer.
+    _none(
+        connection,
+        "SELECT s.id FROM snapshots s JOIN points p ON p.uid = s.point LEFT JOIN layers l ON l.uid = p.layer"
+        " WHERE s.archive_state != 'ARCHIVED' AND l.state IS NOT 'FROZEN'",
+    )
+    # Nothing is kept that nothing needs.
+    _none(
+        connection,
+        "SELECT uid FROM layers l WHERE state = 'FROZEN' AND NOT EXISTS (SELECT 1 FROM layers c WHERE c.parent = l.uid)"
+        " AND NOT EXISTS (SELECT 1 FROM points p JOIN snapshots s ON s.point = p.uid"
+        " WHERE p.layer = l.uid AND s.archive_state != 'ARCHIVED')",
+    )
+    _none(
+        connection,
+        "SELECT uid FROM points p WHERE layer IS NULL AND uid NOT IN (SELECT point FROM snapshots)"
+        " AND NOT EXISTS (SELECT 1 FROM volumes WHERE parent_point = p.uid)"
+        " AND NOT EXISTS (SELECT 1 FROM points WHERE parent = p.uid)",
+    )
+
+
+def _check_pool(connection: sqlite3.Connection, settings: Settings) -> None:
+    pool = pools.Pool(settings.pool_path, settings.low_watermark_bytes)
+    uploading = {row[0] for row in connection.execute("SELECT volume_uid FROM uploads")}
+    written = {row[0] for row in connection.execute("SELECT json_extract(payload, '$.layer') FROM intents")}
+    known = {row["uid"]: row for row in connection.execute("SELECT * FROM layers")}
+    assert pool.strays(set(known) | uploading) == []
+    for uid, row in known.items():
+        if row["state"] == "CREATING":
+            continue
+        path = pool.path(uid)
+        assert path.exists(), f"layer {uid} has no file"
+        assert not pool.temporary_path(uid).exists()
+        checked = subprocess.run(["qemu-img", "check", "-q", str(path)], capture_output=True, text=True, check=False)
+        sound = (0, 3) if uid in written else (0,)
+        assert checked.returncode in sound, f"layer {uid}: {checked.stdout}{checked.stderr}"
+
+
+def _check_archive(connection: sqlite3.Connection, settings: Settings) -> None:
+    expected: dict[str, set[str]] = {row["uid"]: set() for row in connection.execute("SELECT uid FROM environments")}
+    for row in connection.execute("SELECT uid, environment_uid FROM snapshots WHERE archive_state = 'ARCHIVED'"):
+        expected[row["environment_uid"]].add(row["uid"])
+    repository = repositories.Repository.open(
+        directory.DirectoryBackend(settings.archive_path), settings.index_path, settings.host
+    )
+    try:
+        for environment_uid, wanted in expected.items():
+            assert set(repository.snapshots(environment_uid)) == wanted
+    finally:
+        repository.close()

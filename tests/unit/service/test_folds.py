@@ -1,0 +1,96 @@
+"""Folds: contents stay as they are, whatever fails, goes or is read meanwhile."""
+
+import contextlib
+import errno
+import random
+import threading
+
+import pytest
+
+from snapd import errors, fsops
+from tests.unit.service import faults
+from tests.unit.service import world as worlds
+
+CLUSTER = worlds.CLUSTER
+NOISE = random.Random(1).randbytes(8 * CLUSTER)
+
+
+def _two_to_fold(world: worlds.World, *, up: bool) -> None:
+    """Make two frozen layers of which the lower is to be folded, with little in it if the fold is to go up."""
+    world.volume("v")
+    world.write("v", 0, NOISE[:CLUSTER] if up else NOISE)
+    world.snapshot("low", "v", rapid=True)
+    world.write("v", 2 * CLUSTER, NOISE if up else NOISE[: CLUSTER // 2])
+    world.snapshot("high", "v", rapid=True)
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+def test_a_fold_leaves_the_contents_as_they_were(world: worlds.World, up: bool) -> None:
+    _two_to_fold(world, up=up)
+    before = world.snapshot_bytes("high")
+    world.delete_snapshot("low")
+    world.until(lambda: world.depth("v") == 2)
+    assert world.snapshot_bytes("high") == before == world.volume_bytes("v")
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize("point", ["fold.copied", "fold.relinked", "fold.before_commit", "fold.committed"])
+def test_a_fold_that_failed_is_finished_in_a_later_round(world: worlds.World, up: bool, point: str) -> None:
+    _two_to_fold(world, up=up)
+    before = world.snapshot_bytes("high")
+    with faults.observing(faults.fail_at_point(errno.EIO, point)):
+        world.delete_snapshot("low")
+        world.until(lambda: bool(world.rows("SELECT 1 FROM intents WHERE kind = 'fold'")) or world.depth("v") == 2)
+        assert world.snapshot_bytes("high") == before
+        world.pass_time(minutes=6)
+        world.until(lambda: world.depth("v") == 2)
+    assert world.snapshot_bytes("high") == before
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+def test_a_fold_without_room_leaves_no_leaks_once_it_is_finished(world: worlds.World, up: bool) -> None:
+    _two_to_fold(world, up=up)
+    before = world.snapshot_bytes("high")
+    failed = threading.Event()
+
+    def strike(operation: fsops.Operation) -> None:
+        if threading.current_thread().name == "keeper" and operation.name == "fdatasync":
+            failed.set()
+            raise faults.error(errno.ENOSPC)
+
+    with faults.observing(strike):
+        world.delete_snapshot("low")
+        assert failed.wait(faults.PATIENCE_S)
+        assert world.snapshot_bytes("high") == before
+    world.pass_time(minutes=6)
+    world.until(lambda: world.depth("v") == 2)
+    assert world.snapshot_bytes("high") == before
+
+
+def test_what_goes_while_its_fold_waits_is_let_go_to_the_bottom(world: worlds.World) -> None:
+    _two_to_fold(world, up=True)
+    world.write("v", 0, NOISE[:512])
+    world.snapshot("top", "v", rapid=True)
+    with faults.observing(faults.fail_at_point(errno.EIO, "fold.copied")):
+        world.delete_snapshot("high")
+        world.until(lambda: bool(world.rows("SELECT 1 FROM intents WHERE kind = 'fold'")))
+        with contextlib.suppress(errors.NotFound):
+            world.delete_snapshot("top")
+        world.delete_volume("v")
+        world.delete_snapshot("low")
+    world.pass_time(minutes=6)
+    world.until(lambda: not world.rows("SELECT 1 FROM layers"))
+
+
+def test_a_fold_is_put_off_while_somebody_reads(world: worlds.World) -> None:
+    _two_to_fold(world, up=False)
+    export = world.service.transfers.export_snapshot("e", "high")
+    before = worlds.contents(world.service.transfers.export_snapshot("e", "high"))
+    world.delete_snapshot("low")
+    pieces = export.pieces(0)
+    first = next(pieces)
+    assert world.depth("v") == 3
+    rest = b"".join(bytes(piece.length) if piece.data is None else piece.data for piece in [first, *pieces])
+    export.close()
+    assert rest == before
+    world.until(lambda: world.depth("v") == 2)
