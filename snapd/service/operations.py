@@ -85,10 +85,14 @@ class Operations:
         if control is not None:
             control.cancel()
             return
+        self._active_uploads.interrupt(operation.target_uid)
         with self._active_uploads.held_off(operation.target_uid) as free:
             if not free:
                 raise errors.WrongState(
-                    name=operation.target, state="being uploaded", method="CancelOperation", allowed="without a stream"
+                    name=operation.target,
+                    state="claimed by another call",
+                    method="CancelOperation",
+                    allowed="claimed by none",
                 )
             for intent in journal.intents_of(core.catalog.reader(), operation.target_uid):
                 if intent.kind == import_volume.UPLOAD:

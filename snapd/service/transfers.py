@@ -207,6 +207,8 @@ class Transfers:
     ) -> uploads.ImportUpload:
         """Begin an upload that makes a volume, or continue the one that the same request began.
 
+        A stream that still has the upload loses it: of two, the newer one belongs to a caller that is alive.
+
         Raises errors.NotFound, errors.AlreadyExists, errors.PoolFull, errors.UploadOffset, errors.WrongState.
         """
         core = self._core
@@ -259,9 +261,10 @@ class Transfers:
         if volume is None:
             raise errors.NotFound(resource_type="volume", name=volume_uid)
         name = names.volume(volume.environment, volume.id)
+        self.active.interrupt(volume_uid)
         if not self.active.claim(volume_uid):
             raise errors.WrongState(
-                name=name, state="being uploaded", method="ImportVolume", allowed="without another stream"
+                name=name, state="claimed by another call", method="ImportVolume", allowed="claimed by none"
             )
         try:
             row = journal.find_upload(reader, volume_uid)
@@ -272,9 +275,11 @@ class Transfers:
             if resume_offset not in (0, row.durable_offset):
                 raise errors.UploadOffset(name=name, offset=resume_offset, durable_offset=row.durable_offset)
             (intent,) = journal.intents_of(reader, volume_uid)
-            return uploads.ImportUpload(
+            upload = uploads.ImportUpload(
                 self._core, self._jobs, intent, row, resume_offset, lambda: self.active.release(volume_uid)
             )
+            self.active.opened(volume_uid, upload)
+            return upload
         except BaseException:
             self.active.release(volume_uid)
             raise

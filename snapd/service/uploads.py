@@ -80,7 +80,11 @@ class _StagingTarget:
 
 
 class ImportUpload:
-    """One stream of an upload that makes a volume. Used by one thread at a time; closing it parks the upload."""
+    """One stream of an upload that makes a volume. Used by one thread at a time; closing it parks the upload.
+
+    It may be closed by another thread, for a newer stream or a caller that gives the upload up: what comes afterwards
+    is refused.
+    """
 
     def __init__(
         self,
@@ -96,6 +100,7 @@ class ImportUpload:
         self._intent = intent
         self._row = row
         self._on_close = on_close
+        self._lock = threading.Lock()
         self._open = True
         self._finished = False
         self.durable_offset = row.durable_offset
@@ -126,20 +131,33 @@ class ImportUpload:
     def data(self, offset: int, data: bytes) -> None:
         """Take bytes, which must continue where the last ones ended.
 
-        Raises errors.UploadOffset, errors.OutOfRange, errors.InvalidField, errors.PoolFull, errors.StorageFull.
+        Raises errors.UploadOffset, errors.OutOfRange, errors.InvalidField, errors.PoolFull, errors.StorageFull,
+        errors.WrongState if the upload was taken from this stream.
         """
-        self._advance(offset, len(data))
-        self._core.pool.require_room(len(data))
-        with fsops.translated(self._core.pool.root):
-            self._target.write(offset, data)
-        self._position += len(data)
+        with self._holding():
+            self._advance(offset, len(data))
+            self._core.pool.require_room(len(data))
+            with fsops.translated(self._core.pool.root):
+                self._target.write(offset, data)
+            self._position += len(data)
 
     def hole(self, offset: int, length: int) -> None:
         """Take a range of zeros, which must continue where the last bytes ended. Raises as data does."""
-        self._advance(offset, length)
-        with fsops.translated(self._core.pool.root):
-            self._target.zero(offset, length)
-        self._position += length
+        with self._holding():
+            self._advance(offset, length)
+            with fsops.translated(self._core.pool.root):
+                self._target.zero(offset, length)
+            self._position += length
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Keep others from closing the stream for the length of a block. Raises errors.WrongState if they have."""
+        with self._lock:
+            if not self._open:
+                raise errors.WrongState(
+                    name=self._name, state="taken over by another call", method="ImportVolume", allowed="its own"
+                )
+            yield
 
     def _advance(self, offset: int, length: int) -> None:
         name = self._name
@@ -151,7 +169,11 @@ class ImportUpload:
             raise errors.InvalidField(field="length", problem=f"is no multiple of {units.SECTOR}")
 
     def flush(self) -> int:
-        """Make what came durable, and return the offset up to which it is."""
+        """Make what came durable, and return the offset up to which it is. Raises errors.WrongState as data does."""
+        with self._holding():
+            return self._flush()
+
+    def _flush(self) -> int:
         if self._position > self.durable_offset:
             with fsops.translated(self._core.pool.root):
                 self._target.flush()
@@ -165,9 +187,14 @@ class ImportUpload:
     def finish(self) -> tuple[model.Volume, model.Operation]:
         """Make the volume of the whole image; the operation may go on after this returns.
 
-        Raises errors.UploadIncomplete, and errors.ImageRefused after the volume was removed again.
+        Raises errors.UploadIncomplete, errors.WrongState as data does, and errors.ImageRefused after the volume was
+        removed again.
         """
-        self.flush()
+        with self._holding():
+            return self._finish()
+
+    def _finish(self) -> tuple[model.Volume, model.Operation]:
+        self._flush()
         volume, operation = self.volume, self.operation
         if self.durable_offset < self._row.upload_bytes:
             raise errors.UploadIncomplete(
@@ -207,11 +234,15 @@ class ImportUpload:
 
     def close(self) -> None:
         """Let go of the upload; what is durable waits for the next stream. May be called again."""
-        if self._open:
+        with self._lock:
+            if not self._open:
+                return
             self._open = False
-            if not self._finished:
-                self._target.close()
-            self._on_close()
+            try:
+                if not self._finished:
+                    self._target.close()
+            finally:
+                self._on_close()
 
     def __enter__(self) -> "ImportUpload":
         return self
@@ -244,19 +275,32 @@ def discard(core: cores.Core, intent: model.Intent, error: errors.SnapdError | N
 
 
 class Active:
-    """Which uploads have a stream at the moment: there can be only one."""
+    """Which uploads have a stream at the moment: there can be only one, and it is the newest that asked for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._volumes: set[str] = set()
+        self._streams: dict[str, ImportUpload | None] = {}
+        """By the volume's uid; None while whoever claimed it has no stream, or none yet."""
 
     def claim(self, volume_uid: str) -> bool:
-        """Take an upload for a stream; False if another stream has it."""
+        """Take an upload; False if another has it."""
         with self._lock:
-            if volume_uid in self._volumes:
+            if volume_uid in self._streams:
                 return False
-            self._volumes.add(volume_uid)
+            self._streams[volume_uid] = None
             return True
+
+    def opened(self, volume_uid: str, stream: ImportUpload) -> None:
+        """Say which stream has the upload that was claimed for it."""
+        with self._lock:
+            self._streams[volume_uid] = stream
+
+    def interrupt(self, volume_uid: str) -> None:
+        """Close the stream that has an upload, if one has: it was cut, and nobody noticed yet, or isn't wanted now."""
+        with self._lock:
+            stream = self._streams.get(volume_uid)
+        if stream is not None:
+            stream.close()
 
     @contextmanager
     def held_off(self, volume_uid: str) -> Iterator[bool]:
@@ -271,4 +315,4 @@ class Active:
     def release(self, volume_uid: str) -> None:
         """Let another stream have it."""
         with self._lock:
-            self._volumes.discard(volume_uid)
+            self._streams.pop(volume_uid, None)

@@ -237,7 +237,8 @@ class Volumes:
     ) -> tuple[model.Volume | None, model.Operation | None]:
         """Delete a volume. Its snapshots stay. What it was is returned, or None if it is long gone.
 
-        Raises errors.NotFound unless allow_missing, errors.EtagMismatch, errors.WrongState.
+        An upload that would have made it is cut. Raises errors.NotFound unless allow_missing, errors.EtagMismatch,
+        errors.WrongState.
         """
         core = self._core
         earlier = lookup.earlier(core.catalog.reader(), request)
@@ -249,6 +250,7 @@ class Volumes:
             if allow_missing:
                 return None, None
             raise
+        self._active_uploads.interrupt(uid)
         with core.locks.holding(uid), self._active_uploads.held_off(uid) as unclaimed:
             with core.catalog.transaction() as tx:
                 earlier = lookup.earlier(tx.connection, request)

@@ -120,13 +120,9 @@ def test_bytes_come_in_order_and_within_the_image(world: worlds.World) -> None:
             upload.data(0, DATA[:100])
 
 
-def test_an_upload_has_one_stream_at_a_time(world: worlds.World) -> None:
+def test_an_upload_that_is_whole_takes_no_further_stream(world: worlds.World) -> None:
     request = worlds.request("ImportVolume")
     with _begin(world, request) as upload:
-        with pytest.raises(errors.WrongState, match="being uploaded"):
-            _begin(world, request)
-        with pytest.raises(errors.WrongState):
-            world.delete_volume("v")
         upload.data(0, DATA)
         upload.finish()
     with pytest.raises(errors.WrongState, match="whole"):
@@ -196,30 +192,54 @@ def test_an_upload_that_nobody_continues_expires(world: worlds.World) -> None:
         upload.finish()
 
 
-def test_deleting_a_volume_ends_its_upload_as_cancelled(world: worlds.World) -> None:
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "streaming"])
+def test_deleting_a_volume_ends_its_upload_as_cancelled(world: worlds.World, cut: bool) -> None:
     with _begin(world, worlds.request("ImportVolume")) as upload:
         upload.data(0, DATA[:65536])
         upload.flush()
         operation = upload.operation
-    world.delete_volume("v")
+        if cut:
+            upload.close()
+        world.delete_volume("v")
+        with pytest.raises(errors.WrongState):
+            upload.data(65536, DATA[65536:])
     ended = world.service.operations.get("e", operation.id)
     assert ended.done
     assert ended.error is not None
     assert ended.error.reason == "OPERATION_CANCELLED"
 
 
-def test_an_upload_without_a_stream_can_be_cancelled(world: worlds.World) -> None:
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "streaming"])
+def test_an_upload_can_be_cancelled(world: worlds.World, cut: bool) -> None:
     with _begin(world, worlds.request("ImportVolume")) as upload:
         upload.data(0, DATA[:65536])
         operation = upload.operation
+        if cut:
+            upload.close()
+        world.service.operations.cancel("e", operation.id)
         with pytest.raises(errors.WrongState):
-            world.service.operations.cancel("e", operation.id)
-    world.service.operations.cancel("e", operation.id)
+            upload.finish()
     with pytest.raises(errors.NotFound):
         world.get_volume("v")
     ended = world.service.operations.get("e", operation.id)
     assert ended.error is not None
     assert ended.error.reason == "OPERATION_CANCELLED"
+
+
+def test_the_newest_stream_of_an_upload_has_it(world: worlds.World) -> None:
+    request = worlds.request("ImportVolume")
+    with _begin(world, request) as stale:
+        stale.data(0, DATA[:65536])
+        stale.flush()
+        stale.data(65536, DATA[65536:131072])
+        with _begin(world, request, resume_offset=65536) as fresh:
+            for late in (stale.flush, stale.finish, lambda: stale.data(131072, DATA[131072:])):
+                with pytest.raises(errors.WrongState):
+                    late()
+            stale.close()
+            fresh.data(65536, DATA[65536:])
+            assert fresh.finish()[0].state is model.VolumeState.READY
+    assert world.volume_bytes("v") == DATA
 
 
 def test_cancelling_the_conversion_of_an_image_leaves_nothing(world: worlds.World, tmp_path: pathlib.Path) -> None:
