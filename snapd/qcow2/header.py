@@ -46,8 +46,23 @@ class Header:
         return 1 << self.cluster_bits
 
     @property
+    def extended_l2(self) -> bool:
+        """Say whether L2 entries have a bitmap of subclusters."""
+        return bool(self.incompatible & layout.INCOMPATIBLE_EXTENDED_L2)
+
+    @property
+    def entry_size(self) -> int:
+        """Bytes of one L2 entry."""
+        return layout.EXTENDED_ENTRY_SIZE if self.extended_l2 else layout.ENTRY_SIZE
+
+    @property
     def table_entries(self) -> int:
         """Entries of one L2 table."""
+        return self.cluster_size // self.entry_size
+
+    @property
+    def pointers_per_cluster(self) -> int:
+        """Entries of one cluster of the L1 table or the refcount table."""
         return self.cluster_size // layout.ENTRY_SIZE
 
     @property
@@ -94,9 +109,9 @@ def pack_extensions(extensions: tuple[tuple[int, bytes], ...]) -> bytes:
     return area + layout.EXTENSION.pack(layout.EXTENSION_END, 0)
 
 
-def l1_entries_for(size_bytes: int, cluster_bits: int) -> int:
-    """Return how many L1 entries a disk of that size takes."""
-    return units.divide_up(size_bytes, 1 << (2 * cluster_bits - 3))
+def l1_entries_for(size_bytes: int, cluster_bits: int, entry_size: int = layout.ENTRY_SIZE) -> int:
+    """Return how many L1 entries a disk of that size takes with L2 entries of entry_size bytes."""
+    return units.divide_up(size_bytes, (1 << 2 * cluster_bits) // entry_size)
 
 
 def read(fd: int, file_size: int) -> Header:
@@ -151,7 +166,12 @@ def _with_version_3(header: Header, data: bytes) -> Header:
     incompatible, compatible, autoclear, order, length = layout.HEADER_V3.unpack_from(data, layout.V2_LENGTH)
     _require(not incompatible & layout.INCOMPATIBLE_DATA_FILE, "it keeps its data in another file")
     _require(not incompatible & layout.INCOMPATIBLE_EXTENDED_L2, "extended L2 entries")
-    _require(incompatible < layout.INCOMPATIBLE_EXTENDED_L2, f"unknown incompatible features {incompatible:#x}")
+    unknown = incompatible >> layout.INCOMPATIBLE_EXTENDED_L2.bit_length()
+    _require(not unknown, f"unknown incompatible features {incompatible:#x}")
+    _require(
+        not incompatible & layout.INCOMPATIBLE_EXTENDED_L2 or header.cluster_bits >= layout.EXTENDED_CLUSTER_BITS_MIN,
+        f"extended L2 entries with clusters of {header.cluster_size} bytes",
+    )
     _require(order <= layout.REFCOUNT_ORDER_MAX, f"refcount order {order}")
     _require(
         layout.V3_LENGTH <= length <= min(header.cluster_size, len(data)) and length % 8 == 0,
@@ -227,7 +247,10 @@ def _check_tables(header: Header, file_size: int) -> None:
     size, bits = header.size_bytes, header.cluster_bits
     _require(size % units.SECTOR == 0, f"a disk of {size} bytes is not whole sectors")
     _require(header.l1_size * layout.ENTRY_SIZE <= layout.L1_BYTES_MAX, f"an L1 table of {header.l1_size} entries")
-    _require(l1_entries_for(size, bits) <= header.l1_size, f"a disk of {size} bytes is more than its L1 table maps")
+    _require(
+        l1_entries_for(size, bits, header.entry_size) <= header.l1_size,
+        f"a disk of {size} bytes is more than its L1 table maps",
+    )
     table_bytes = header.refcount_table_clusters << bits
     _require(
         0 < table_bytes <= layout.REFCOUNT_TABLE_BYTES_MAX,

@@ -60,6 +60,13 @@ BITMAPS: Final = struct.Struct(">IIQQ")
 # --- "Cluster mapping" ------------------------------------------------------------------------------------------------
 
 ENTRY_SIZE: Final = 8
+"""Of every table but extended L2 tables."""
+EXTENDED_ENTRY_SIZE: Final = 16
+"""Of an extended L2 table: a standard entry, then the bitmap of its subclusters."""
+SUBCLUSTERS: Final = 32
+"""Of a cluster that an extended L2 entry describes. Bit i of its bitmap: the i-th is allocated; bit 32 + i: it reads as
+zeros."""
+EXTENDED_CLUSTER_BITS_MIN: Final = 14
 COPIED: Final = -(1 << 63)
 """The refcount of what the entry points to is exactly one."""
 COMPRESSED: Final = 1 << 62

@@ -35,7 +35,7 @@ class Refcounts:
         """(first cluster, count) of tables that moved, to be released once the new place is durable."""
         self._table_offset = header.refcount_table_offset
         self._table_clusters = header.refcount_table_clusters
-        entries = header.refcount_table_clusters * header.table_entries
+        entries = header.refcount_table_clusters * header.pointers_per_cluster
         self._table = tables.read_table(fd, self._table_offset, entries, name)
         self._check_table()
         self._blocks: dict[int, UInt16Array] = {}

@@ -52,7 +52,7 @@ def survey(opened: Image) -> Survey:
     if header.snapshot_count or header.extension(layout.EXTENSION_BITMAPS):
         raise errors.ImageRefused(problem="internal snapshots and bitmaps are not checked")
     fd, name, size = opened.fileno(), opened.path.name, header.cluster_size
-    entries = header.refcount_table_clusters * header.table_entries
+    entries = header.refcount_table_clusters * header.pointers_per_cluster
     table = tables.read_table(fd, header.refcount_table_offset, entries, name)
     bad_blocks = (table != 0) & ((table % size != 0) | (table < size) | (table > opened.file_size - size))
     table[bad_blocks] = 0

@@ -90,7 +90,7 @@ def read_l1(fd: int, header: Header, file_size: int, what: str) -> tuple[Int64Ar
     bad = bad_pointers(l1, header, file_size)
     if bad.any():
         raise errors.Corrupt(what=what, problem=f"impossible L1 entry {int(bad.argmax())}")
-    entries = header.refcount_table_clusters * header.table_entries
+    entries = header.refcount_table_clusters * header.pointers_per_cluster
     blocks = read_table(fd, header.refcount_table_offset, entries, what)
     offsets = l1[l1 != 0] & layout.OFFSET_MASK
     others = Metadata.of(header, l1[:0], blocks)
