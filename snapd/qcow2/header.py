@@ -1,7 +1,9 @@
 """The header of an image: parsed with every claim checked against the file, and serialised for new ones.
 
-Refuses what the engine can't read safely (encryption, data files, unknown features) and what contradicts itself. Opens
-nothing and follows no name. Source: qcow2 specification, "Header" and "Header extensions".
+Refuses what the engine can't read safely (encryption, data files, unknown features) and what contradicts itself, at the
+cost of reading one cluster, whatever the header claims. What a sound image may say but an import may not, as the name
+of a backing file, is `vet`'s business. Opens nothing and follows no name. Source: qcow2 specification, "Header" and
+"Header extensions".
 """
 
 import dataclasses
@@ -69,7 +71,19 @@ class Header:
     def backing_format(self) -> str | None:
         """The backing file's format, if the header states it."""
         name = self.extension(layout.EXTENSION_BACKING_FORMAT)
-        return None if name is None else name.decode("ascii")
+        return name.decode("ascii") if name else None
+
+    @property
+    def bitmaps(self) -> tuple[int, int, int]:
+        """How many bitmaps there are, and offset and length of their directory: zeros if there are none.
+
+        The extension counts only as long as its autoclear bit says that whoever wrote last knew of it.
+        """
+        data = self.extension(layout.EXTENSION_BITMAPS)
+        if data is None or not self.autoclear & layout.AUTOCLEAR_BITMAPS:
+            return 0, 0, 0
+        count, _, length, offset = layout.BITMAPS.unpack(data)
+        return count, offset, length
 
     def extension(self, magic: int) -> bytes | None:
         """Return the data of the extension of that type, or None."""
@@ -80,20 +94,21 @@ class Header:
         return self.header_length + len(pack_extensions(self.extensions))
 
     def serialise(self) -> bytes:
-        """Return a version 3 header with extensions and, right behind them, the backing name.
+        """Return the header with extensions and, right behind them, the backing name.
 
         Raises errors.ImageRefused if that is more than the first cluster holds.
         """
         name = (self.backing_name or "").encode()
         name_at = self.extensions_end() if name else 0
         data = layout.HEADER_V2.pack(
-            layout.MAGIC, 3, name_at, len(name), self.cluster_bits, self.size_bytes, 0, self.l1_size, self.l1_offset,
+            layout.MAGIC, self.version, name_at, len(name), self.cluster_bits, self.size_bytes, 0, self.l1_size, self.l1_offset,
             self.refcount_table_offset, self.refcount_table_clusters, self.snapshot_count, self.snapshots_offset,
         )  # fmt: skip
-        data += layout.HEADER_V3.pack(
-            self.incompatible, self.compatible, self.autoclear, self.refcount_order, self.header_length
-        )
-        data += bytes((self.compression_type,))
+        if self.version >= 3:
+            data += layout.HEADER_V3.pack(
+                self.incompatible, self.compatible, self.autoclear, self.refcount_order, self.header_length
+            )
+            data += bytes((self.compression_type,))
         data = data.ljust(self.header_length, b"\0") + pack_extensions(self.extensions) + name
         if len(data) > self.cluster_size:
             raise errors.ImageRefused(problem=f"a header of {len(data)} bytes in clusters of {self.cluster_size}")
@@ -116,11 +131,14 @@ def l1_entries_for(size_bytes: int, cluster_bits: int, entry_size: int = layout.
 
 def read(fd: int, file_size: int) -> Header:
     """Return the header of an open image of file_size bytes. Raises errors.ImageRefused."""
-    start = os.pread(fd, layout.V3_LENGTH + 8, 0)
-    _require(len(start) >= layout.V2_LENGTH, "the file is too short for a qcow2 header")
-    cluster_bits = layout.HEADER_V2.unpack_from(start)[4]
-    _require(layout.HEADER_V2.unpack_from(start)[0] == layout.MAGIC, "the file has no qcow2 magic")
-    _require(layout.CLUSTER_BITS_MIN <= cluster_bits <= layout.CLUSTER_BITS_MAX, f"cluster bits {cluster_bits}")
+    start = os.pread(fd, layout.V2_LENGTH, 0)
+    _require(start[:4] == layout.MAGIC.to_bytes(4), "it is no qcow2 image: it doesn't begin with the magic number")
+    _require(len(start) == layout.V2_LENGTH, f"it ends within its header, after {len(start)} bytes")
+    cluster_bits = layout.HEADER_V2.unpack(start)[4]
+    _require(
+        layout.CLUSTER_BITS_MIN <= cluster_bits <= layout.CLUSTER_BITS_MAX,
+        f"clusters of 2^{cluster_bits} bytes; they have 2^{layout.CLUSTER_BITS_MIN} to 2^{layout.CLUSTER_BITS_MAX}",
+    )
     return parse(os.pread(fd, 1 << cluster_bits, 0), file_size)
 
 
@@ -131,8 +149,8 @@ def parse(first_cluster: bytes, file_size: int) -> Header:
     """
     fields = layout.HEADER_V2.unpack_from(first_cluster)
     _, version, backing_offset, backing_size, cluster_bits, size, crypt, l1_size, l1_offset = fields[:9]
-    _require(version in (2, 3), f"qcow2 version {version}")
-    _require(crypt == 0, f"encryption method {crypt}")
+    _require(version in (2, 3), f"qcow2 version {version}; versions 2 and 3 can be read")
+    _require(crypt == 0, f"it is encrypted, by method {crypt}")
     header = Header(
         version=version,
         cluster_bits=cluster_bits,
@@ -152,7 +170,8 @@ def parse(first_cluster: bytes, file_size: int) -> Header:
     area = first_cluster[header.header_length : backing_offset or len(first_cluster)]
     header = dataclasses.replace(header, backing_name=backing_name, extensions=_extensions(area))
     _check_extensions(header)
-    _check_tables(header, file_size)
+    _check_sizes(header)
+    _check_places(header, file_size)
     return header
 
 
@@ -162,24 +181,23 @@ def _require(condition: bool, problem: str) -> None:
 
 
 def _with_version_3(header: Header, data: bytes) -> Header:
-    _require(len(data) >= layout.V3_LENGTH, "the file is too short for a version 3 header")
+    _require(len(data) >= layout.V3_LENGTH, f"it ends within its header, after {len(data)} bytes")
     incompatible, compatible, autoclear, order, length = layout.HEADER_V3.unpack_from(data, layout.V2_LENGTH)
     _require(not incompatible & layout.INCOMPATIBLE_DATA_FILE, "it keeps its data in another file")
-    _require(not incompatible & layout.INCOMPATIBLE_EXTENDED_L2, "extended L2 entries")
-    unknown = incompatible >> layout.INCOMPATIBLE_EXTENDED_L2.bit_length()
-    _require(not unknown, f"unknown incompatible features {incompatible:#x}")
+    unknown = incompatible & ~layout.INCOMPATIBLE_KNOWN
+    _require(not unknown, f"it needs features that are not known here: incompatible bits {unknown:#x}")
     _require(
         not incompatible & layout.INCOMPATIBLE_EXTENDED_L2 or header.cluster_bits >= layout.EXTENDED_CLUSTER_BITS_MIN,
         f"extended L2 entries with clusters of {header.cluster_size} bytes",
     )
-    _require(order <= layout.REFCOUNT_ORDER_MAX, f"refcount order {order}")
+    _require(order <= layout.REFCOUNT_ORDER_MAX, f"refcount order {order}; it can be up to {layout.REFCOUNT_ORDER_MAX}")
     _require(
         layout.V3_LENGTH <= length <= min(header.cluster_size, len(data)) and length % 8 == 0,
         f"a header length of {length}",
     )
     compression = data[layout.COMPRESSION_TYPE_AT] if length > layout.COMPRESSION_TYPE_AT else 0
     flagged = bool(incompatible & layout.INCOMPATIBLE_COMPRESSION)
-    _require(compression <= layout.COMPRESSION_ZSTD, f"compression type {compression}")
+    _require(compression <= layout.COMPRESSION_ZSTD, f"compression type {compression} is not known here")
     _require(flagged == (compression != 0), "the compression type contradicts its feature bit")
     return dataclasses.replace(
         header,
@@ -193,20 +211,25 @@ def _with_version_3(header: Header, data: bytes) -> Header:
 
 
 def _backing_name(header: Header, data: bytes, length: int) -> str | None:
+    """Return the backing name as text: it is shown to people and compared, and never used to open anything."""
     offset = header.backing_offset
     if offset == 0:
-        _require(length == 0, "a backing name without an offset")
+        _require(length == 0, f"a backing name of {length} bytes without an offset")
         return None
-    _require(1 <= length <= layout.BACKING_NAME_MAX, f"a backing name of {length} bytes")
     _require(
-        header.header_length <= offset <= len(data) - length, "the backing name lies outside of the header's cluster"
+        1 <= length <= layout.BACKING_NAME_MAX,
+        f"a backing name of {length} bytes; it has 1 to {layout.BACKING_NAME_MAX}",
     )
+    _require(offset >= header.header_length, "the backing name lies within the fixed part of the header")
+    _require(offset <= len(data) - length, "the backing name reaches past the header's cluster")
+    name = data[offset : offset + length]
+    _require(b"\0" not in name, "a zero byte in the backing name, after which some programs don't read on")
     try:
-        name = data[offset : offset + length].decode()
+        text = name.decode()
     except UnicodeDecodeError as error:
         raise errors.ImageRefused(problem="the backing name is not UTF-8") from error
-    _require(name.isprintable(), "control characters in the backing name")
-    return name
+    _require(text.isprintable(), "control characters in the backing name")
+    return text
 
 
 def _extensions(area: bytes) -> tuple[tuple[int, bytes], ...]:
@@ -230,42 +253,58 @@ def _check_extensions(header: Header) -> None:
     _require(header.extension(layout.EXTENSION_DATA_FILE) is None, "it names a data file")
     _require(header.extension(layout.EXTENSION_ENCRYPTION) is None, "it has an encryption header")
     backing_format = header.extension(layout.EXTENSION_BACKING_FORMAT)
-    if backing_format is not None:
-        _require(len(backing_format) <= layout.BACKING_FORMAT_MAX, "a long backing format name")
-        _require(backing_format.isalnum() and backing_format.isascii(), "a strange backing format name")
+    if backing_format:
+        _require(
+            len(backing_format) <= layout.BACKING_FORMAT_MAX,
+            f"a backing format name of {len(backing_format)} bytes; it has up to {layout.BACKING_FORMAT_MAX}",
+        )
+        _require(set(backing_format) <= layout.BACKING_FORMAT_BYTES, "strange characters in the backing format name")
     bitmaps = header.extension(layout.EXTENSION_BITMAPS)
     if bitmaps is not None:
-        _require(len(bitmaps) == layout.BITMAPS.size, "a bitmaps extension of the wrong length")
-        count, reserved, size, offset = layout.BITMAPS.unpack(bitmaps)
-        _require(1 <= count <= layout.BITMAPS_MAX and reserved == 0, f"{count} bitmaps, reserved field {reserved}")
-        _require(size <= layout.BITMAP_DIRECTORY_MAX, f"a bitmap directory of {size} bytes")
-        _require(offset % header.cluster_size == 0, "a misaligned bitmap directory")
+        _require(len(bitmaps) == layout.BITMAPS.size, f"a bitmaps extension of {len(bitmaps)} bytes")
+    if bitmaps is not None and header.autoclear & layout.AUTOCLEAR_BITMAPS:
+        count, reserved, size, _ = layout.BITMAPS.unpack(bitmaps)
+        _require(1 <= count <= layout.BITMAPS_MAX, f"{count} bitmaps; there can be 1 to {layout.BITMAPS_MAX}")
+        _require(reserved == 0, f"{reserved} in a reserved field of the bitmaps extension")
+        _require(
+            layout.BITMAP_ENTRY_BYTES_MIN * count <= size <= layout.BITMAP_DIRECTORY_BYTES_MAX,
+            f"a bitmap directory of {size} bytes for {count} bitmaps",
+        )
 
 
-def _check_tables(header: Header, file_size: int) -> None:
-    """Check that the tables which the header names are possible, inside the file, and apart from each other."""
-    size, bits = header.size_bytes, header.cluster_bits
-    _require(size % units.SECTOR == 0, f"a disk of {size} bytes is not whole sectors")
+def _check_sizes(header: Header) -> None:
+    """Check that the disk and the tables have possible sizes, which fit each other."""
+    size = header.size_bytes
+    _require(size % units.SECTOR == 0, f"a disk of {size} bytes is not whole sectors of {units.SECTOR}")
     _require(header.l1_size * layout.ENTRY_SIZE <= layout.L1_BYTES_MAX, f"an L1 table of {header.l1_size} entries")
     _require(
-        l1_entries_for(size, bits, header.entry_size) <= header.l1_size,
-        f"a disk of {size} bytes is more than its L1 table maps",
+        l1_entries_for(size, header.cluster_bits, header.entry_size) <= header.l1_size,
+        f"a disk of {size} bytes is more than its L1 table of {header.l1_size} entries maps",
     )
-    table_bytes = header.refcount_table_clusters << bits
     _require(
-        0 < table_bytes <= layout.REFCOUNT_TABLE_BYTES_MAX,
+        0 < header.refcount_table_clusters << header.cluster_bits <= layout.REFCOUNT_TABLE_BYTES_MAX,
         f"a refcount table of {header.refcount_table_clusters} clusters",
     )
-    _require(header.snapshot_count <= layout.SNAPSHOTS_MAX, f"{header.snapshot_count} internal snapshots")
-    ranges = [("refcount table", header.refcount_table_offset, table_bytes)]
-    if header.l1_size:
-        ranges.append(("L1 table", header.l1_offset, header.l1_size * layout.ENTRY_SIZE))
-    if header.snapshot_count:
-        # The shortest entry takes 40 bytes.
-        ranges.append(("snapshot table", header.snapshots_offset, 40 * header.snapshot_count))
+    _require(
+        header.snapshot_count <= layout.SNAPSHOTS_MAX,
+        f"{header.snapshot_count} internal snapshots; there can be {layout.SNAPSHOTS_MAX}",
+    )
+
+
+def _check_places(header: Header, file_size: int) -> None:
+    """Check that what the header points to lies at a cluster, inside the file, and apart from all the rest."""
+    count, directory, directory_bytes = header.bitmaps
+    l1_bytes = header.l1_size * layout.ENTRY_SIZE
+    snapshots_bytes = header.snapshot_count * layout.SNAPSHOT_BYTES_MIN
+    ranges = [
+        ("refcount table", header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size),
+        *([("L1 table", header.l1_offset, l1_bytes)] if l1_bytes else []),
+        *([("snapshot table", header.snapshots_offset, snapshots_bytes)] if snapshots_bytes else []),
+        *([("bitmap directory", directory, directory_bytes)] if count else []),
+    ]
     for name, offset, length in ranges:
-        _require(offset % header.cluster_size == 0, f"the {name} is misaligned")
-        _require(offset >= header.cluster_size, f"the {name} lies in the header")
+        _require(offset % header.cluster_size == 0, f"the {name} is misaligned: it begins at offset {offset}")
+        _require(offset >= header.cluster_size, f"the {name} lies in the header's cluster")
         _require(offset <= file_size - length, f"the {name} reaches past the end of the file")
     ranges.sort(key=lambda item: item[1])
     for (name, offset, length), (other, other_offset, _) in itertools.pairwise(ranges):

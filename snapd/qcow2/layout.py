@@ -41,6 +41,10 @@ INCOMPATIBLE_CORRUPT: Final = 1 << 1
 INCOMPATIBLE_DATA_FILE: Final = 1 << 2
 INCOMPATIBLE_COMPRESSION: Final = 1 << 3
 INCOMPATIBLE_EXTENDED_L2: Final = 1 << 4
+INCOMPATIBLE_KNOWN: Final = (1 << 5) - 1
+
+AUTOCLEAR_BITMAPS: Final = 1 << 0
+"""The bitmaps extension is up to date; without it the extension means nothing."""
 
 COMPRESSION_DEFLATE: Final = 0
 COMPRESSION_ZSTD: Final = 1
@@ -51,11 +55,32 @@ EXTENSION: Final = struct.Struct(">II")
 """type, length of the data; the data is padded to a multiple of 8"""
 EXTENSION_END: Final = 0
 EXTENSION_BACKING_FORMAT: Final = 0xE2792ACA
+EXTENSION_FEATURE_NAMES: Final = 0x6803F857
 EXTENSION_BITMAPS: Final = 0x23852875
 EXTENSION_ENCRYPTION: Final = 0x0537BE77
 EXTENSION_DATA_FILE: Final = 0x44415441
 BITMAPS: Final = struct.Struct(">IIQQ")
 """number of bitmaps, reserved, directory size, directory offset"""
+BITMAP_ENTRY_BYTES_MIN: Final = 24
+"""Of an entry of the bitmap directory, without its extra data, its name and its padding."""
+SNAPSHOT_BYTES_MIN: Final = 40
+"""Of an entry of the snapshot table, without its extra data, its texts and its padding."""
+
+FEATURE_NAMES: Final = b"".join(
+    struct.pack(">BB46s", kind, bit, name)
+    for kind, bit, name in (
+        (0, 0, b"dirty bit"),
+        (0, 1, b"corrupt bit"),
+        (0, 2, b"external data file"),
+        (0, 3, b"compression type"),
+        (0, 4, b"extended L2 entries"),
+        (1, 0, b"lazy refcounts"),
+        (2, 0, b"bitmaps"),
+        (2, 1, b"raw external data"),
+    )
+)
+"""The feature name table: kind (0 incompatible, 1 compatible, 2 autoclear), bit, name. A program that doesn't know a bit
+names it to its user by this."""
 
 # --- "Cluster mapping" ------------------------------------------------------------------------------------------------
 
@@ -87,9 +112,10 @@ REFCOUNT_ORDER_DEFAULT: Final = 4
 REFCOUNT_ORDER_MAX: Final = 6
 SNAPSHOTS_MAX: Final = 65_536
 BITMAPS_MAX: Final = 65_535
-BITMAP_DIRECTORY_MAX: Final = 64 * units.MIB
+BITMAP_DIRECTORY_BYTES_MAX: Final = 64 * units.MIB
 BACKING_NAME_MAX: Final = 1_023
 BACKING_FORMAT_MAX: Final = 15
+BACKING_FORMAT_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 EXTENSIONS_MAX: Final = 64
 """QEMU itself writes at most five; a header with thousands is an attack on whoever keeps them."""
 HOST_END_MAX: Final = 1 << 56

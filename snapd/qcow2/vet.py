@@ -8,6 +8,9 @@ from snapd.qcow2 import layout
 from snapd.qcow2.header import Header
 from snapd.qcow2.image import Image
 
+_SHOWN = 80
+"""Characters of a backing name that are worth showing."""
+
 
 def vet_import(path: pathlib.Path) -> Header:
     """Return the header of a foreign image that stands alone.
@@ -18,9 +21,10 @@ def vet_import(path: pathlib.Path) -> Header:
     with Image.open(path) as opened:
         header = opened.header
         if header.backing_name is not None:
-            raise errors.ImageRefused(problem="it has a backing file")
+            shown = header.backing_name[:_SHOWN]
+            raise errors.ImageRefused(problem=f"it stands on a backing file, {shown!r}; send it flattened")
         if header.incompatible & layout.INCOMPATIBLE_CORRUPT:
-            raise errors.ImageRefused(problem="it is marked corrupt")
+            raise errors.ImageRefused(problem="it is marked corrupt; have `qemu-img check -r all` repair it first")
         if os.fstat(opened.fileno()).st_nlink != 1:
             raise errors.ImageRefused(problem="the file has several links")
         return header
