@@ -80,7 +80,8 @@ class Ledger:
 
     def grow(self, size_bytes: int) -> None:
         """Have the L1 table hold a disk of that size."""
-        self._mapping.grow_l1(header.l1_entries_for(size_bytes, self.header.cluster_bits), self._allocator)
+        entries = header.l1_entries_for(size_bytes, self.header.cluster_bits, self.header.entry_size)
+        self._mapping.grow_l1(entries, self._allocator)
 
     # --- host clusters ------------------------------------------------------------------------------------------------
 
@@ -146,8 +147,8 @@ def _check_writable(parsed: header.Header) -> None:
     problem = None
     if parsed.incompatible & (layout.INCOMPATIBLE_DIRTY | layout.INCOMPATIBLE_CORRUPT):
         problem = "it is marked dirty or corrupt"
-    elif parsed.refcount_order != layout.REFCOUNT_ORDER_DEFAULT:
-        problem = f"refcounts of {1 << parsed.refcount_order} bits are not written"
+    elif parsed.extended_l2:
+        problem = "extended L2 entries are not written"
     elif parsed.snapshot_count:
         problem = "it has internal snapshots"
     if problem:

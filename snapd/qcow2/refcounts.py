@@ -1,21 +1,24 @@
 """The refcount table and its blocks: loaded as needed, changed in memory, written back in the order that a kill allows.
 
-Grows by itself: blocks at the end of the file, and the table moves when it is full. Widths other than 16 bits are not
-written. Knows nothing of what the clusters hold. Source: qcow2 specification, "Host cluster management".
+Grows by itself: blocks at the end of the file, and the table moves when it is full. A refcount that its width can't
+hold is never written. Knows nothing of what the clusters hold. Source: qcow2 specification, "Host cluster management".
 """
+
+import os
 
 import numpy as np
 import numpy.typing as npt
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import layout, tables
+from snapd.qcow2 import counters, layout, tables
+from snapd.qcow2.counters import Counters
 from snapd.qcow2.header import Header
 
 UInt16Array = npt.NDArray[np.uint16]
 
-_KEPT_BLOCKS = 256
-"""Blocks kept in memory when all are clean: 16 MiB with clusters of 64 KiB."""
+_KEPT_BYTES = 16 * units.MIB
+"""Memory that blocks may take when all are clean."""
 
 
 class Refcounts:
@@ -27,7 +30,10 @@ class Refcounts:
         self._name = name
         self._cluster_size = header.cluster_size
         self._file_size = file_size
-        self.per_block = header.cluster_size // 2
+        self._order = header.refcount_order
+        self.maximum = counters.maximum(header.refcount_order)
+        """The highest refcount that can be written."""
+        self.per_block = counters.per_block(header.refcount_order, header.cluster_bits)
         """Counters of one block."""
         self.end = units.divide_up(file_size, header.cluster_size)
         """The first cluster that was never used: the file ends before it."""
@@ -38,7 +44,7 @@ class Refcounts:
         entries = header.refcount_table_clusters * header.pointers_per_cluster
         self._table = tables.read_table(fd, self._table_offset, entries, name)
         self._check_table()
-        self._blocks: dict[int, UInt16Array] = {}
+        self._blocks: dict[int, Counters] = {}
         self._dirty: dict[int, tuple[int, int]] = {}
         self._unlinked: set[int] = set()
         self._moved = False
@@ -55,25 +61,31 @@ class Refcounts:
         """Return the numbers of the blocks that exist, ascending."""
         return np.flatnonzero(self._table).astype(np.int64)
 
-    def block(self, number: int) -> UInt16Array | None:
+    def block(self, number: int) -> Counters | None:
         """Return the counters of a block as they stand, or None if it doesn't exist (all are 0 then)."""
         if number >= len(self._table) or self._table[number] == 0:
             return None
         if number not in self._blocks:
-            raw = tables.read_table(
-                self._fd, int(self._table[number]), self._cluster_size // layout.ENTRY_SIZE, self._name
-            )
-            self._blocks[number] = raw.astype(">i8").view(">u2").astype(np.uint16)
+            raw = os.pread(self._fd, self._cluster_size, int(self._table[number]))
+            if len(raw) != self._cluster_size:
+                raise errors.Corrupt(what=self._name, problem=f"the file ends within refcount block {number}")
+            self._blocks[number] = counters.unpack(np.frombuffer(raw, np.uint8), self._order)
         return self._blocks[number]
+
+    def of(self, cluster: int) -> int:
+        """Return the refcount of one cluster."""
+        number, within = divmod(cluster, self.per_block)
+        block = self.block(number)
+        return 0 if block is None else int(block[within])
 
     def claim(self, first: int, count: int) -> None:
         """Give free clusters a refcount of one. Raises errors.Corrupt if one of them isn't free."""
         for number, low, high in self._spans(first, count):
             self._ensure(number)
-            counters = self.block(number)
-            if counters is None or counters[low:high].any():
+            block = self.block(number)
+            if block is None or block[low:high].any():
                 raise errors.Corrupt(what=self._name, problem=f"cluster {first} is in use and was taken to be free")
-            counters[low:high] = 1
+            block[low:high] = 1
             self._touch(number, low, high)
 
     def lower(self, clusters: Int64Array, by: Int64Array) -> Int64Array:
@@ -86,13 +98,33 @@ class Refcounts:
         for number in np.unique(numbers).tolist():
             here = numbers == number
             within = clusters[here] - number * self.per_block
-            counters = self.block(number)
-            if counters is None or (counters[within] < by[here]).any():
+            block = self.block(number)
+            # Both as 64 bits without sign: the counters may be narrower than what is to be taken away.
+            less = by[here].astype(np.uint64)
+            if block is None or (block[within].astype(np.uint64) < less).any():
                 raise errors.Corrupt(what=self._name, problem="a cluster that was in use has no refcount")
-            counters[within] -= by[here].astype(np.uint16)
+            block[within] -= less.astype(block.dtype)
             self._touch(number, int(within[0]), int(within[-1]) + 1)
-            freed.append(clusters[here][counters[within] == 0])
+            freed.append(clusters[here][block[within] == 0])
         return np.concatenate(freed) if freed else clusters[:0]
+
+    def share(self, clusters: Int64Array, by: Int64Array) -> None:
+        """Raise the refcounts of clusters in use, ascending and each once.
+
+        The caller sees to it that none gets beyond `maximum`; errors.Corrupt if one would, or isn't in use.
+        """
+        numbers = clusters // self.per_block
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            within = clusters[here] - number * self.per_block
+            block = self.block(number)
+            more = by[here].astype(np.uint64)
+            if block is None or (block[within] == 0).any():
+                raise errors.Corrupt(what=self._name, problem="a cluster that was in use has no refcount")
+            if (np.uint64(self.maximum) - block[within].astype(np.uint64) < more).any():
+                raise errors.Corrupt(what=self._name, problem="a refcount beyond what its width holds")
+            block[within] += more.astype(block.dtype)
+            self._touch(number, int(within[0]), int(within[-1]) + 1)
 
     def extend(self, count: int) -> int:
         """Take `count` clusters behind everything, with a refcount of one, and return the first."""
@@ -112,9 +144,9 @@ class Refcounts:
         while True:
             busy = -1
             for number, low, high in self._spans(self.end, count):
-                counters = self.block(number)
-                if counters is not None and counters[low:high].any():
-                    busy = number * self.per_block + low + int(np.flatnonzero(counters[low:high])[-1])
+                block = self.block(number)
+                if block is not None and block[low:high].any():
+                    busy = number * self.per_block + low + int(np.flatnonzero(block[low:high])[-1])
             if busy < 0:
                 return self.end
             self.end = busy + 1
@@ -150,7 +182,7 @@ class Refcounts:
             return
         cluster = self._take(1)
         self._table[number] = cluster * self._cluster_size
-        self._blocks[number] = np.zeros(self.per_block, np.uint16)
+        self._blocks[number] = np.zeros(self.per_block, counters.dtype(self._order))
         self._unlinked.add(number)
         self._touch(number, 0, self.per_block)
         self.claim(cluster, 1)
@@ -182,9 +214,11 @@ class Refcounts:
 
     def write(self) -> None:
         """Write the counters that changed, and a table that moved. Nothing refers to what is new yet."""
+        per_byte = max(1, 8 >> self._order)
         for number, (low, high) in sorted(self._dirty.items()):
-            counters = self._blocks[number][low:high].astype(">u2")
-            fsops.pwrite(self._fd, counters.tobytes(), int(self._table[number]) + 2 * low)
+            first = units.round_down(low, per_byte)
+            data = counters.pack(self._blocks[number][first : units.round_up(high, per_byte)], self._order)
+            fsops.pwrite(self._fd, data, int(self._table[number]) + (first << self._order) // 8)
         self._dirty.clear()
         if self._moved:
             fsops.pwrite(self._fd, self._table.astype(">i8").tobytes(), self._table_offset)
@@ -203,5 +237,6 @@ class Refcounts:
 
     def trim(self) -> None:
         """Forget blocks when many are in memory and none has changed."""
-        if not self._dirty and len(self._blocks) > _KEPT_BLOCKS:
+        size = self.per_block * counters.dtype(self._order).itemsize
+        if not self._dirty and len(self._blocks) * size > _KEPT_BYTES:
             self._blocks.clear()

@@ -124,8 +124,9 @@ def test_images_of_qemu_s_are_written_on(tmp_path: pathlib.Path, qemu: Qemu, kin
         backing = "bottom.qcow2" if overlay else None
         qemu.create(path, size, backing=backing, cluster_size=cluster_size, compat="0.10")
         below = chain.Chain([image.Image.open(tmp_path / "bottom.qcow2")]) if overlay else None
+    before = qemu.content(path)
     disk = Disk(path, size, below, seed=cluster_size)
-    disk.model = bytearray(qemu.content(path))
+    disk.model[:] = before
     for _ in range(40):
         disk.step()
     disk.writer.close()

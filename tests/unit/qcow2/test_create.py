@@ -1,4 +1,5 @@
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -100,3 +101,26 @@ def test_a_backing_name_can_be_changed_any_number_of_times(tmp_path: pathlib.Pat
         assert backing_name(path) == "n" * length
     with pytest.raises(errors.ImageRefused, match="1024"):
         create.set_backing_name(path, "n" * 1024)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"version": 4}, "version"),
+        ({"version": 2, "refcount_bits": 8}, "version"),
+        ({"version": 2, "compression": "zstd"}, "version"),
+        ({"version": 2, "extended_l2": True}, "version"),
+        ({"refcount_bits": 128}, "refcount_bits"),
+        ({"refcount_bits": 0}, "refcount_bits"),
+        ({"refcount_bits": 12}, "refcount_bits"),
+        ({"compression": "lz4"}, "compression"),
+        ({"extended_l2": True, "cluster_size": 8192}, "extended_l2"),
+    ],
+)
+def test_options_that_the_format_does_not_have_are_refused(
+    tmp_path: pathlib.Path, options: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(errors.InvalidField) as caught:
+        create.create(tmp_path / "new", size_bytes=units.GIB, **options)
+    assert caught.value.field == field
+    assert not (tmp_path / "new").exists()

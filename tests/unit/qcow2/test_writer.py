@@ -19,8 +19,8 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def content(path: pathlib.Path) -> bytes:
-    with image.Image.open(path) as opened:
+def content(path: pathlib.Path, *, locked: bool = True) -> bytes:
+    with image.Image.open(path, locked=locked) as opened:
         buffer = bytearray(opened.size_bytes)
         chain.Chain([opened]).read_into(0, memoryview(buffer))
         return bytes(buffer)
@@ -163,7 +163,7 @@ def test_a_part_of_a_cluster_needs_the_chain_below(tmp_path: pathlib.Path) -> No
 
 @pytest.mark.parametrize(
     ("offset", "value", "problem"),
-    [(79, 1, "dirty"), (79, 2, "dirty or corrupt"), (99, 3, "8 bits")],
+    [(79, 1, "dirty"), (79, 2, "dirty or corrupt")],
 )
 def test_images_that_it_could_harm_are_refused(path: pathlib.Path, offset: int, value: int, problem: str) -> None:
     with path.open("r+b") as file:
@@ -225,7 +225,7 @@ def test_a_resized_disk_keeps_what_fits_and_grows_by_zeros(
         target.write(0, b"1" * old_size)
         target.flush()
         target.resize(new_size)
-        before = content(path)
+        before = content(path, locked=False)
         assert len(before) == old_size
         assert before.startswith(b"1" * min(old_size, new_size))
     assert content(path) == (b"1" * min(old_size, new_size)).ljust(new_size, b"\0")
