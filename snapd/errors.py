@@ -198,6 +198,17 @@ class WrongState(FailedPrecondition):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class ImageBusy(FailedPrecondition):
+    """Another program, or another part of this one, has an image file open in a way that excludes the caller."""
+
+    reason = "IMAGE_BUSY"
+    summary = "{name} is in use: {use}"
+    advice = "Close it in the other program, such as a virtual machine or an image tool, then retry."
+    name: str
+    use: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class EnvironmentNotEmpty(FailedPrecondition):
     """An environment that still holds something can't be deleted."""
 

@@ -22,7 +22,7 @@ def fold_up(lower: image.Image, child_path: pathlib.Path, beneath: chain.Chain |
     below = chain.Chain([lower, *(beneath.images if beneath else ())])
     copied = 0
     # The child is mapped while it is written, but each window before anything of that window is.
-    with image.Image.open(child_path) as child, writer.Writer.open(child_path, below) as target:
+    with writer.Writer.open(child_path, below) as target, image.Image.open(child_path, locked=False) as child:
         visible = min(lower.size_bytes, child.size_bytes)
         for start, length in blockmap.windows(visible):
             missing = blockmap.difference(lower.block_map(start, length), child.block_map(start, length))

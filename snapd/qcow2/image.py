@@ -12,7 +12,7 @@ from typing import Self
 
 from snapd import blockmap, errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import compressed, header, tables
+from snapd.qcow2 import compressed, header, locks, tables
 
 
 def _open_regular(path: pathlib.Path) -> int:
@@ -53,15 +53,17 @@ class Image:
         self._tables: tuple[Int64Array, tables.Metadata] | None = None
 
     @classmethod
-    def open(cls, path: pathlib.Path) -> Self:
-        """Open an image for reading.
+    def open(cls, path: pathlib.Path, *, locked: bool = True) -> Self:
+        """Open an image for reading, and keep others from writing it; not `locked` is for who keeps them out already.
 
-        Raises errors.ImageRefused for what is no image that the engine may read, errors.StorageFailed if the file
-        can't be opened or read.
+        Raises errors.ImageRefused for what is no image that the engine may read, errors.ImageBusy if somebody writes
+        it, errors.StorageFailed if the file can't be opened or read.
         """
         with fsops.translated(path):
             fd = _open_regular(path)
             try:
+                if locked:
+                    locks.shared(fd, path.name)
                 file_size = os.fstat(fd).st_size
                 return cls(path, fd, file_size, header.read(fd, file_size))
             except BaseException:
@@ -119,6 +121,7 @@ class Image:
     def close(self) -> None:
         """Let go of the file. Closing twice does nothing."""
         if self._fd >= 0:
+            locks.release(self._fd)
             os.close(self._fd)
             self._fd = -1
 

@@ -4,7 +4,7 @@ What is written lies in clusters that nothing on disk refers to. `flush` makes f
 tables durable, then writes the entries that refer to them, makes these durable, and only then lets go of what they
 replaced. So a kill leaves leaked clusters at most. Overwriting a cluster that is the image's own happens in place.
 
-Knows nothing of volumes; keeping others out is for whoever opens it.
+Others are kept out by locks. Knows nothing of volumes.
 """
 
 import errno
@@ -19,7 +19,7 @@ import numpy as np
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import compressed, header, image, layout, ledger
+from snapd.qcow2 import compressed, header, image, layout, ledger, locks
 from snapd.qcow2.chain import Chain
 
 Put = Callable[[int, int, int], None]
@@ -50,12 +50,14 @@ class Writer:
     def open(cls, path: pathlib.Path, backing: Chain | None = None) -> Self:
         """Open an image for writing. backing is what lies below it, for clusters that are written in part.
 
-        Raises errors.ImageRefused for what is no image that the engine may write, errors.Corrupt, errors.StorageFailed.
+        Raises errors.ImageRefused for what is no image that the engine may write, errors.ImageBusy if somebody has it
+        open, errors.Corrupt, errors.StorageFailed.
         """
         with fsops.translated(path):
             fd = fsops.open_for_writing(path)
             try:
                 image.require_regular(fd)
+                locks.exclusive(fd, path.name)
                 writer = cls(path, fd, backing)
                 writer._ledger.clear_autoclear()
             except BaseException:
@@ -172,6 +174,7 @@ class Writer:
     def abandon(self) -> None:
         """Close without flushing: what was not flushed may be there or not, and leaks at most."""
         if self._fd >= 0:
+            locks.release(self._fd)
             os.close(self._fd)
             self._fd = -1
 
