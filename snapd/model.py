@@ -10,6 +10,11 @@ import enum
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
+from snapd import units
+
+LARGEST_VOLUME = 64 * units.TIB
+"""Bytes of the largest disk that can be made, or brought in."""
+
 T = TypeVar("T")
 
 Labels = Mapping[str, str]

@@ -7,11 +7,12 @@ of a backing file, is `vet`'s business. Opens nothing and follows no name. Sourc
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 
 from snapd import errors, units
-from snapd.qcow2 import layout
+from snapd.qcow2 import formats, layout
 
 POINT_EXTENSION = 0x534E4150
 """Type of our own header extension, 'SNAP': which point the overlay froze. Its content is opaque here, up to 4 KiB."""
@@ -101,8 +102,9 @@ class Header:
         name = (self.backing_name or "").encode()
         name_at = self.extensions_end() if name else 0
         data = layout.HEADER_V2.pack(
-            layout.MAGIC, self.version, name_at, len(name), self.cluster_bits, self.size_bytes, 0, self.l1_size, self.l1_offset,
-            self.refcount_table_offset, self.refcount_table_clusters, self.snapshot_count, self.snapshots_offset,
+            layout.MAGIC, self.version, name_at, len(name), self.cluster_bits, self.size_bytes, 0, self.l1_size,
+            self.l1_offset, self.refcount_table_offset, self.refcount_table_clusters, self.snapshot_count,
+            self.snapshots_offset,
         )  # fmt: skip
         if self.version >= 3:
             data += layout.HEADER_V3.pack(
@@ -130,26 +132,32 @@ def l1_entries_for(size_bytes: int, cluster_bits: int, entry_size: int = layout.
 
 
 def read(fd: int, file_size: int) -> Header:
-    """Return the header of an open image of file_size bytes. Raises errors.ImageRefused."""
+    """Return the header of an open image of file_size bytes.
+
+    Raises errors.ImageRefused for whatever is not a readable image of ours or of QEMU's.
+    """
     start = os.pread(fd, layout.V2_LENGTH, 0)
-    _require(start[:4] == layout.MAGIC.to_bytes(4), "it is no qcow2 image: it doesn't begin with the magic number")
+    if start[:4] != layout.MAGIC.to_bytes(4):
+        found = formats.look(functools.partial(os.pread, fd), file_size)
+        why = "it doesn't begin with the magic number" if found is None else f"it has the signature of {found}"
+        raise errors.ImageRefused(problem=f"it is no qcow2 image: {why}")
     _require(len(start) == layout.V2_LENGTH, f"it ends within its header, after {len(start)} bytes")
-    cluster_bits = layout.HEADER_V2.unpack(start)[4]
+    _, version, _, _, cluster_bits, *_ = layout.HEADER_V2.unpack(start)
+    _require(version in (2, 3), f"qcow2 version {version}; versions 2 and 3 can be read")
     _require(
         layout.CLUSTER_BITS_MIN <= cluster_bits <= layout.CLUSTER_BITS_MAX,
         f"clusters of 2^{cluster_bits} bytes; they have 2^{layout.CLUSTER_BITS_MIN} to 2^{layout.CLUSTER_BITS_MAX}",
     )
-    return parse(os.pread(fd, 1 << cluster_bits, 0), file_size)
+    return _parse(os.pread(fd, 1 << cluster_bits, 0), file_size)
 
 
-def parse(first_cluster: bytes, file_size: int) -> Header:
+def _parse(first_cluster: bytes, file_size: int) -> Header:
     """Return the header that an image's first cluster holds; first_cluster is shorter if the file is.
 
-    Raises errors.ImageRefused for whatever is not a readable image of ours or of QEMU's.
+    Its magic, version and cluster size are known to be good.
     """
     fields = layout.HEADER_V2.unpack_from(first_cluster)
     _, version, backing_offset, backing_size, cluster_bits, size, crypt, l1_size, l1_offset = fields[:9]
-    _require(version in (2, 3), f"qcow2 version {version}; versions 2 and 3 can be read")
     _require(crypt == 0, f"it is encrypted, by method {crypt}")
     header = Header(
         version=version,

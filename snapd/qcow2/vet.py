@@ -1,10 +1,13 @@
 """Vetting of images that come from outside: what they may not ask for, before a byte of them is used."""
 
+import functools
 import os
 import pathlib
+from collections.abc import Callable
+from contextlib import ExitStack
 
-from snapd import errors
-from snapd.qcow2 import layout
+from snapd import errors, fsops
+from snapd.qcow2 import formats, layout
 from snapd.qcow2.header import Header
 from snapd.qcow2.image import Image
 
@@ -13,18 +16,45 @@ _SHOWN = 80
 
 
 def vet_import(path: pathlib.Path) -> Header:
-    """Return the header of a foreign image that stands alone.
+    """Return the header of a foreign image that stands alone. Raises as `open_import` does."""
+    with open_import(path) as opened:
+        return opened.header
 
-    Raises errors.ImageRefused, naming the reason, for any backing file, for an image marked corrupt, for a file with
-    several links, and for whatever `Image.open` refuses. Entries of tables are judged when they are read.
+
+def open_import(path: pathlib.Path) -> Image:
+    """Open a foreign image that stands alone, to be read through the very descriptor that was vetted.
+
+    Raises errors.ImageRefused, naming the reason, for a file that has the signature of another format too, for any
+    backing file, for an image marked corrupt, for a file with several links, and for whatever `Image.open` refuses;
+    errors.StorageFailed. Entries of tables are judged when they are read.
     """
-    with Image.open(path) as opened:
+    with ExitStack() as undo:
+        opened = undo.enter_context(Image.open(path))
+        with fsops.translated(path):
+            found = formats.look(functools.partial(os.pread, opened.fileno()), opened.file_size)
+            links = os.fstat(opened.fileno()).st_nlink
         header = opened.header
+        if found != formats.QCOW2:
+            raise errors.ImageRefused(problem=f"it has several signatures at once: {found}")
         if header.backing_name is not None:
             shown = header.backing_name[:_SHOWN]
             raise errors.ImageRefused(problem=f"it stands on a backing file, {shown!r}; send it flattened")
         if header.incompatible & layout.INCOMPATIBLE_CORRUPT:
             raise errors.ImageRefused(problem="it is marked corrupt; have `qemu-img check -r all` repair it first")
-        if os.fstat(opened.fileno()).st_nlink != 1:
+        if links != 1:
             raise errors.ImageRefused(problem="the file has several links")
-        return header
+        undo.pop_all()
+        return opened
+
+
+def require_raw(read: Callable[[int, int], bytes], size_bytes: int) -> None:
+    """Require that a disk of size_bytes may be what its label says, raw; read(length, offset) returns bytes of it.
+
+    Raises errors.ImageRefused if it begins or ends as a file of another format does, and what `read` raises.
+    """
+    found = formats.look(read, size_bytes)
+    if found is not None:
+        raise errors.ImageRefused(
+            problem=f"it is labelled raw and has the signature of {found}; if its guest is to see these very bytes,"
+            " wrap them with `qemu-img convert -f raw -O qcow2` and send that as qcow2"
+        )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from snapd import errors, fsops, model, units
 from snapd.catalog import journal, layers, operations, volumes
-from snapd.qcow2 import repair, vet, writer
+from snapd.qcow2 import chain, image, repair, vet, writer
 from snapd.service import core as cores
 from snapd.service import jobs as running
 from snapd.service import names, problems
@@ -206,7 +206,11 @@ class ImportUpload:
         self._target.close()
         core = self._core
         raw = self._row.format is model.ImageFormat.RAW
-        size_bytes = volume.size_bytes if raw else self._vetted_size(volume)
+        try:
+            size_bytes = self._vetted_raw(volume) if raw else self._vetted_qcow2(volume)
+        except (errors.ImageRefused, errors.Corrupt):
+            discard(core, self._intent)
+            raise
         with core.catalog.transaction() as tx:
             head = self._intent.payload[import_volume.HEAD]
             if not raw:
@@ -225,12 +229,28 @@ class ImportUpload:
             self._jobs.submit(intent)
         return self.volume, self.operation
 
-    def _vetted_size(self, volume: model.Volume) -> int:
-        try:
-            return vet.vet_import(self._core.pool.staging_path(volume.uid)).size_bytes
-        except (errors.ImageRefused, errors.Corrupt):
-            discard(self._core, self._intent)
-            raise
+    def _vetted_raw(self, volume: model.Volume) -> int:
+        """Return the size of an uploaded raw disk, unless its bytes are another format's."""
+        path = self._core.pool.temporary_path(self._intent.payload[import_volume.HEAD])
+        with image.Image.open(path) as layer:
+            disk = chain.Chain([layer])
+
+            def read(length: int, offset: int) -> bytes:
+                buffer = bytearray(length)
+                disk.read_into(offset, memoryview(buffer))
+                return bytes(buffer)
+
+            vet.require_raw(read, volume.size_bytes)
+        return volume.size_bytes
+
+    def _vetted_qcow2(self, volume: model.Volume) -> int:
+        """Return the size of the disk that an uploaded image holds."""
+        size_bytes = vet.vet_import(self._core.pool.staging_path(volume.uid)).size_bytes
+        if not 0 < size_bytes <= model.LARGEST_VOLUME:
+            raise errors.ImageRefused(
+                problem=f"a disk of {size_bytes} bytes; a volume has 1 to {model.LARGEST_VOLUME} bytes"
+            )
+        return size_bytes
 
     def close(self) -> None:
         """Let go of the upload; what is durable waits for the next stream. May be called again."""

@@ -6,7 +6,9 @@ Two intents after each other:
                     the bytes go into the layer under its temporary name (RAW) or into the staging file (QCOW2); how far
                     they are safe is in the upload row. It waits for its client, over restarts too, until it expires.
     import_volume   opened when all bytes are safe, in the transaction that ends the upload
-      step 1        QCOW2: the vetted image is rewritten as the layer
+                    before that, RAW: the disk was looked at and bears no other format's signature; QCOW2: the image
+                    was vetted. What is refused is given up as if its client had cancelled it.
+      step 1        QCOW2: the image is rewritten as the layer, through a descriptor that is vetted again
       step 2        the layer is published                                     point import_volume.published
       commit        head HEAD, volume READY, staging gone                      point import_volume.before_commit
       undo          the layer is doomed, the volume FAILED
@@ -19,7 +21,7 @@ from snapd import errors, fsops, model
 from snapd.catalog import db, journal, layers, operations, volumes
 from snapd.copier import control as controls
 from snapd.copier import convert
-from snapd.qcow2 import chain, image, writer
+from snapd.qcow2 import chain, vet, writer
 from snapd.service import core as cores
 from snapd.service.intents import create_volume
 
@@ -67,7 +69,7 @@ class Handler:
         # Given up in time, so that there is room to write down that it was.
         control.heed(core.pool.require_room)
         with ExitStack() as stack:
-            source = stack.enter_context(image.Image.open(core.pool.staging_path(intent.subject)))
+            source = stack.enter_context(vet.open_import(core.pool.staging_path(intent.subject)))
             target = stack.enter_context(writer.Writer.open(core.pool.prepare(layer)))
             convert.convert(chain.Chain([source]), target, core.settings.copy_threads, control)
 
