@@ -12,19 +12,20 @@ import zstandard
 from snapd import units
 from snapd.client import connection, upload, waiting
 from snapd.v1 import environment_service_pb2, snapshot_service_pb2, volume_service_pb2
-from tests.bench import figures
+from tests.bench import disks, figures
 from tests.integration import running
 
 DISK_BYTES = 2 * units.GIB
+DATA_BYTES = units.GIB
 BLOCK = 256 * units.KIB
 THREADS = 2
 MEMORY_GOAL = 256 * units.MIB
 
 
-def measure(folder: pathlib.Path) -> Iterator[figures.Figure]:
+def measure(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
     """Yield the figures; folder is empty and on the disk that is measured."""
     disk = folder / "disk.raw"
-    data_bytes = _make_disk(disk)
+    data_bytes = disks.write_files(disk, DATA_BYTES // (8 if quick else 1), DISK_BYTES)
     daemon = running.Daemon(folder / "state")
     daemon.start()
     try:
@@ -37,7 +38,7 @@ def measure(folder: pathlib.Path) -> Iterator[figures.Figure]:
         daemon.stop()
     finally:
         daemon.kill()
-    bare = figures.median([_bare_pipeline(disk) for _ in range(3)])
+    bare = figures.median([_bare_pipeline(disk, data_bytes) for _ in range(3)])
     yield figures.Figure(
         f"first archive of {units.format_size(data_bytes)} of files, proven",
         taken,
@@ -55,24 +56,6 @@ def measure(folder: pathlib.Path) -> Iterator[figures.Figure]:
         "MiB",
         1.0,
     )
-
-
-def _make_disk(path: pathlib.Path) -> int:
-    """Fill half of a raw disk with the host's own files, end to end, and return how many bytes that are."""
-    written = 0
-    limit = DISK_BYTES // 2
-    with path.open("wb") as disk:
-        for folder, folders, names in os.walk("/usr"):
-            folders.sort()
-            for name in sorted(names):
-                file = pathlib.Path(folder, name)
-                if written >= limit or file.is_symlink() or not file.is_file():
-                    continue
-                data = file.read_bytes()[: limit - written]
-                disk.write(data)
-                written += len(data)
-        disk.truncate(DISK_BYTES)
-    return written
 
 
 def _import(client: connection.Client, disk: pathlib.Path) -> None:
@@ -107,11 +90,11 @@ def _peak_memory(pid: int) -> int:
     return int(line.split()[1]) * units.KIB
 
 
-def _bare_pipeline(disk: pathlib.Path) -> float:
+def _bare_pipeline(disk: pathlib.Path, data_bytes: int) -> float:
     """Read, hash and compress the disk's data on all cores with nothing around it; return the seconds."""
     fd = os.open(disk, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    blocks = (DISK_BYTES // 2) // BLOCK
+    blocks = data_bytes // BLOCK
 
     def work(thread: int) -> int:
         compressor = zstandard.ZstdCompressor(level=1)

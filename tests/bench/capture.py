@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from snapd import units
 from snapd.catalog import db, environments, volumes
 from snapd.v1 import environment_service_pb2, snapshot_service_pb2, volume_service_pb2
-from tests.bench import figures
+from tests.bench import figures, images
 from tests.integration import running
 
 RUNS = 7
@@ -17,22 +17,24 @@ RUNS = 7
 _CAPTURE = "rapid snapshot, 1 TiB all mapped"
 
 
-def measure(folder: pathlib.Path) -> Iterator[figures.Figure]:
+def measure(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
     """Yield the figures; folder is empty and on the disk that is measured."""
+    runs = 3 if quick else RUNS
     daemon = running.Daemon(folder / "state")
     daemon.start()
     try:
         with daemon.client() as client:
-            _create_volumes(client)
+            _create_volumes(client, runs)
         daemon.stop()
-        mapped = _mapped_image(folder)
-        for run in range(RUNS):
+        mapped = folder / "mapped.qcow2"
+        images.make_mapped(mapped, units.TIB, units.TIB)
+        for run in range(runs):
             head = _head(daemon.state_dir, f"big-{run}")
             subprocess.run(["cp", "--sparse=always", mapped, head], check=True)
         os.sync()
         daemon.start()
         with daemon.client() as client:
-            compared = list(_compare(client, folder))
+            compared = list(_compare(client, folder, runs))
         daemon.stop()
     finally:
         daemon.kill()
@@ -42,21 +44,14 @@ def measure(folder: pathlib.Path) -> Iterator[figures.Figure]:
     yield figures.Figure(_CAPTURE, ours, "qemu-img snapshot -c of the same image", internal, "ms", 0.001)
 
 
-def _create_volumes(client: running.Client) -> None:
+def _create_volumes(client: running.Client, runs: int) -> None:
     client.environments.CreateEnvironment(environment_service_pb2.CreateEnvironmentRequest(environment_id="bench"))
-    for run in range(RUNS):
+    for run in range(runs):
         for name, size in ((f"small-{run}", units.GIB), (f"big-{run}", units.TIB)):
             volume = volume_service_pb2.Volume(role=volume_service_pb2.Volume.ROLE_DATA, size_bytes=size)
             client.volumes.CreateVolume(
                 volume_service_pb2.CreateVolumeRequest(parent="environments/bench", volume_id=name, volume=volume)
             )
-
-
-def _mapped_image(folder: pathlib.Path) -> pathlib.Path:
-    """Make a qcow2 image of 1 TiB in which each of the 16,777,216 clusters is mapped, and return its path."""
-    path = folder / "mapped.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", path, "1T"], check=True)
-    return path
 
 
 def _head(state_dir: pathlib.Path, volume_id: str) -> pathlib.Path:
@@ -74,7 +69,7 @@ def _head(state_dir: pathlib.Path, volume_id: str) -> pathlib.Path:
     return state_dir / "pool" / head[:2] / f"{head}.qcow2"
 
 
-def _compare(client: running.Client, folder: pathlib.Path) -> Iterator[figures.Figure]:
+def _compare(client: running.Client, folder: pathlib.Path, runs: int) -> Iterator[figures.Figure]:
     def snapshot(volume_id: str, run: int) -> float:
         request = snapshot_service_pb2.CreateSnapshotRequest(
             parent="environments/bench",
@@ -95,7 +90,7 @@ def _compare(client: running.Client, folder: pathlib.Path) -> Iterator[figures.F
     for run in range(3):
         snapshot("warm", run)
     small, big, bare = figures.alternate(
-        RUNS,
+        runs,
         lambda run: snapshot(f"small-{run}", run),
         lambda run: snapshot(f"big-{run}", run),
         lambda run: _bare_files(folder, run),

@@ -10,9 +10,14 @@ import pathlib
 import platform
 import statistics
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import rich.console
 import rich.table
+
+from tests.bench import timing
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,6 +31,10 @@ class Figure:
     unit: str
     at_most: float | None
     """The goal for ours / theirs; None where it is only reported."""
+    cpu_ratio: float | None = None
+    """Ours over theirs in time of the processors, where that was measured."""
+    spread: tuple[float, float] | None = None
+    """Of ours and theirs: slowest less fastest run, over the median."""
 
     @property
     def ratio(self) -> float:
@@ -38,9 +47,9 @@ class Figure:
         return self.at_most is None or self.ratio <= self.at_most
 
 
-def alternate(runs: int, *measures: Callable[[int], float]) -> list[list[float]]:
+def alternate(runs: int, *measures: Callable[[int], T]) -> list[list[T]]:
     """Call each measure with the number of the run, turn about and in changing order; return each one's results."""
-    results: list[list[float]] = [[] for _ in measures]
+    results: list[list[T]] = [[] for _ in measures]
     for run in range(runs):
         order = range(len(measures))
         for index in order if run % 2 == 0 else reversed(order):
@@ -53,24 +62,46 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
+def compared(
+    what: str, ours: Sequence[timing.Sample], against: str, theirs: Sequence[timing.Sample], at_most: float | None
+) -> Figure:
+    """Return the figure of two sides' runs."""
+    our_cpu, their_cpu = (median([sample.cpu_seconds for sample in side]) for side in (ours, theirs))
+    return Figure(
+        what,
+        median([sample.seconds for sample in ours]),
+        against,
+        median([sample.seconds for sample in theirs]),
+        "s",
+        at_most,
+        cpu_ratio=our_cpu / their_cpu,
+        spread=(_spread(ours), _spread(theirs)),
+    )
+
+
+def _spread(samples: Sequence[timing.Sample]) -> float:
+    seconds = [sample.seconds for sample in samples]
+    return (max(seconds) - min(seconds)) / median(seconds)
+
+
 def report(figures: Sequence[Figure], path: pathlib.Path) -> None:
     """Print the figures as a table, and write them as JSON."""
     table = rich.table.Table(title="Benchmarks: ours, theirs, and what was to be reached")
-    for heading in ("figure", "ours", "against", "theirs", "ratio", "goal"):
+    for heading in ("figure", "ours", "against", "theirs", "ratio", "goal", "CPU ratio", "spread"):
         table.add_column(heading, justify="left" if heading in ("figure", "against") else "right")
     for figure in figures:
-        goal = "-" if figure.at_most is None else f"<= {figure.at_most:g}"
-        style = "" if figure.met else "red"
         table.add_row(
             figure.what,
             f"{figure.ours:.4g} {figure.unit}",
             figure.against,
             f"{figure.theirs:.4g} {figure.unit}",
             f"{figure.ratio:.3g}",
-            goal,
-            style=style,
+            "-" if figure.at_most is None else f"<= {figure.at_most:.3g}",
+            "-" if figure.cpu_ratio is None else f"{figure.cpu_ratio:.3g}",
+            "-" if figure.spread is None else " / ".join(f"{part:.0%}" for part in figure.spread),
+            style="" if figure.met else "red",
         )
-    console = rich.console.Console(width=160)
+    console = rich.console.Console(width=200)
     console.print(table)
     missed = sum(not figure.met for figure in figures)
     console.print(f"{missed} of {sum(figure.at_most is not None for figure in figures)} goals missed.")

@@ -1,29 +1,50 @@
-"""Run the benchmarks: `python -m tests.bench.run [NAME…]`.
+"""Run the benchmarks: `python -m tests.bench.run [--quick] [--only NAME]…`.
 
 Prints a table, in red what misses its goal, and writes var/bench.json. A benchmark reports; it doesn't judge by its
 exit status, since a busy machine is no fault of the code.
 """
 
+import argparse
 import pathlib
+import signal
 import sys
 import tempfile
 
-from tests.bench import archiving, capture, figures
+from tests.bench import archiving, capture, checks, figures, folds, maps, reads
 
-BENCHMARKS = {"capture": capture.measure, "archiving": archiving.measure}
+BENCHMARKS = {
+    "engine.map": maps.measure,
+    "engine.check": checks.measure,
+    "engine.fold": folds.measure,
+    "engine.read": reads.measure,
+    "capture": capture.measure,
+    "archiving": archiving.measure,
+}
 
 
-def main(names: list[str]) -> None:
-    """Run the named benchmarks, or all."""
+def main(names: list[str], *, quick: bool) -> None:
+    """Run the named benchmarks."""
     here = pathlib.Path("var")
     here.mkdir(exist_ok=True)
     found: list[figures.Figure] = []
-    for name in names or list(BENCHMARKS):
+    for name in names:
         print(f"measuring {name} ...", flush=True)
         with tempfile.TemporaryDirectory(prefix="bench-", dir=here.absolute()) as folder:
-            found.extend(BENCHMARKS[name](pathlib.Path(folder)))
+            for figure in BENCHMARKS[name](pathlib.Path(folder), quick=quick):
+                print(f"  {figure.what}: {figure.ratio:.3g} of {figure.against}", flush=True)
+                found.append(figure)
     figures.report(found, here / "bench.json")
 
 
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.run", description="Measure.")
+    parser.add_argument("--only", action="append", choices=list(BENCHMARKS), metavar="NAME", help="which; all if none")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few runs: to see that it works")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    # So that what a benchmark made is removed after a kill too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    chosen = _parse()
+    main(chosen.only or list(BENCHMARKS), quick=chosen.quick)
