@@ -34,6 +34,7 @@ class Pair:
             _make(self.lower, size_bytes, ~on_top, None),
             _make(self.top, size_bytes, on_top, "lower.qcow2"),
         )
+        os.sync()
 
     def undo(self) -> None:
         """Bring the files back to what they were made as, and wait until all is on the disk.
