@@ -80,10 +80,11 @@ class Image:
         """Bytes."""
         return self.header.cluster_size
 
-    def block_map(self, start: int, length: int) -> blockmap.BlockMap:
+    def block_map(self, start: int, length: int, *, places: bool = False) -> blockmap.BlockMap:
         """Return the extents of this file alone within [start, start + length), cut at the disk's ends; layer is 0.
 
-        What is absent is unallocated here. Raises errors.Corrupt for an entry that can't be what its writer meant.
+        What is absent is unallocated here; `places` is that of tables.to_block_map. Raises errors.Corrupt for an
+        entry that can't be what its writer meant.
         """
         end = min(start + length, self.size_bytes)
         start = max(start, 0)
@@ -96,11 +97,8 @@ class Image:
             maps = []
             for found in tables.runs(self._fd, self.header, l1, first, units.divide_up(end, size) - first, self._name):
                 judged = tables.judge(found, self.header, self.file_size, metadata)
-                if judged.bad.any():
-                    worst = int(judged.bad.argmax())
-                    problem = f"impossible L2 entry {int(found.entry[worst]) & (1 << 64) - 1:#018x}"
-                    raise errors.Corrupt(what=self._name, problem=f"{problem} of cluster {found.index[worst]}")
-                maps.append(tables.to_block_map(found, judged, size))
+                tables.require_possible(found, judged, self._name)
+                maps.append(tables.to_block_map(found, judged, size, places=places))
         return blockmap.clip(tables.concatenated(maps), start, end - start)
 
     def l1_and_metadata(self) -> tuple[Int64Array, tables.Metadata]:

@@ -41,6 +41,7 @@ INCOMPATIBLE_CORRUPT: Final = 1 << 1
 INCOMPATIBLE_DATA_FILE: Final = 1 << 2
 INCOMPATIBLE_COMPRESSION: Final = 1 << 3
 INCOMPATIBLE_EXTENDED_L2: Final = 1 << 4
+COMPATIBLE_LAZY_REFCOUNTS: Final = 1 << 0
 INCOMPATIBLE_KNOWN: Final = (1 << 5) - 1
 
 AUTOCLEAR_BITMAPS: Final = 1 << 0
@@ -79,8 +80,8 @@ FEATURE_NAMES: Final = b"".join(
         (2, 1, b"raw external data"),
     )
 )
-"""The feature name table: kind (0 incompatible, 1 compatible, 2 autoclear), bit, name. A program that doesn't know a bit
-names it to its user by this."""
+"""The feature name table: kind (0 incompatible, 1 compatible, 2 autoclear), bit, name. By it a program can name
+bits that it doesn't know."""
 
 # --- "Cluster mapping" ------------------------------------------------------------------------------------------------
 
@@ -91,6 +92,10 @@ EXTENDED_ENTRY_SIZE: Final = 16
 SUBCLUSTERS: Final = 32
 """Of a cluster that an extended L2 entry describes. Bit i of its bitmap: the i-th is allocated; bit 32 + i: it reads as
 zeros."""
+SUBCLUSTERS_ALLOCATED: Final = (1 << 32) - 1
+"""The bitmap of a cluster whose bytes are all its own."""
+SUBCLUSTERS_ZERO: Final = -(1 << 32)
+"""The bitmap of a cluster that reads as zeros."""
 EXTENDED_CLUSTER_BITS_MIN: Final = 14
 COPIED: Final = -(1 << 63)
 """The refcount of what the entry points to is exactly one."""

@@ -16,16 +16,21 @@ from snapd.blockmap import Int64Array, UInt8Array
 from snapd.qcow2 import compressed, layout
 from snapd.qcow2.header import Header
 
-_CHUNK_ENTRIES = 1 << 19
-"""L2 entries cut at a time: 4 MiB, so that the passes over them stay in the processor's cache."""
+_CHUNK_WORDS = 1 << 19
+"""Words of L2 tables cut at a time: 4 MiB, so that the passes over them stay in the processor's cache."""
 
 UNALLOCATED = 0
-"""Kind of an entry that refers to the backing file; the others are blockmap.Kind."""
+"""Kind of an entry that refers to the backing file; the others are blockmap.Kind, or MIXED."""
+MIXED = 4
+"""Kind of an extended entry whose subclusters differ."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Runs:
-    """Runs of L2 entries that continue each other: the same empty entry, or host clusters in a row. Length n each."""
+    """Runs of L2 entries that continue each other: the same empty entry, or host clusters in a row. Length n each.
+
+    Extended entries continue each other only if the subclusters of all of them are alike: allocated, zero or neither.
+    """
 
     index: Int64Array
     """Guest cluster of the first entry, ascending."""
@@ -33,6 +38,8 @@ class Runs:
     """Entries, positive."""
     entry: Int64Array
     """The first entry as it is on disk."""
+    bitmap: Int64Array
+    """The first entry's subclusters as they are on disk (specification, "Extended L2 Entries"); 0 for standard ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -40,13 +47,13 @@ class Judged:
     """What runs are. Arrays of the runs' length."""
 
     kind: UInt8Array
-    """UNALLOCATED or a blockmap.Kind."""
+    """UNALLOCATED, MIXED or a blockmap.Kind."""
     host: Int64Array
-    """Offset in bytes of the first host cluster (of a zero cluster too, if it has one) or compressed byte; else 0."""
+    """Offset in bytes of the first host cluster, whatever the kind, if the run has one, or compressed byte; else 0."""
     length: Int64Array
     """Bytes of the file that the run takes; 0 if none."""
     bad: npt.NDArray[np.bool_]
-    """Impossible: reserved bits, misaligned, past the end, on metadata."""
+    """Impossible: reserved bits, misaligned, past the end, on metadata, subclusters that contradict themselves."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -117,9 +124,9 @@ def runs(fd: int, header: Header, l1: Int64Array, first: int, count: int, what: 
 
     l1 is the whole L1 table, its entries found sound. Raises errors.Corrupt, of `what`, for a table that is cut short.
     """
-    per_table = header.table_entries
+    per_table, entry_size = header.table_entries, header.entry_size
     last_table = units.divide_up(first + count, per_table)
-    step = max(1, _CHUNK_ENTRIES // per_table)
+    step = max(1, _CHUNK_WORDS // header.pointers_per_cluster)
     for base in range(first // per_table, last_table, step):
         tables = base + np.flatnonzero(l1[base : min(base + step, last_table)])
         if len(tables) == 0:
@@ -127,14 +134,13 @@ def runs(fd: int, header: Header, l1: Int64Array, first: int, count: int, what: 
         guest = tables * per_table
         low = np.maximum(guest, first)
         high = np.minimum(guest + per_table, first + count)
-        where = (l1[tables] & layout.OFFSET_MASK) + (low - guest) * layout.ENTRY_SIZE
+        where = (l1[tables] & layout.OFFSET_MASK) + (low - guest) * entry_size
         position = np.concatenate((np.zeros(1, np.int64), np.cumsum(high - low)))
-        raw = np.empty(int(position[-1]), ">i8")
-        _read_pieces(fd, raw.view(np.uint8), where, position * layout.ENTRY_SIZE, what)
-        entries = raw.astype(np.int64)
-        heads = cut(entries, header.cluster_size, position[1:-1])
-        table = np.searchsorted(position, heads, side="right") - 1
-        yield Runs(low[table] + heads - position[table], np.diff(heads, append=len(entries)), entries[heads])
+        raw = np.empty(int(position[-1]) * entry_size // layout.ENTRY_SIZE, ">i8")
+        _read_pieces(fd, raw.view(np.uint8), where, position * entry_size, what)
+        found = runs_of(raw.astype(np.int64), header, position[1:-1])
+        table = np.searchsorted(position, found.index, side="right") - 1
+        yield dataclasses.replace(found, index=low[table] + found.index - position[table])
 
 
 def _read_pieces(fd: int, target: npt.NDArray[np.uint8], where: Int64Array, position: Int64Array, what: str) -> None:
@@ -145,6 +151,19 @@ def _read_pieces(fd: int, target: npt.NDArray[np.uint8], where: Int64Array, posi
         piece = target[position[first] : position[last]]
         if os.preadv(fd, [piece.data], int(where[first])) != len(piece):
             raise errors.Corrupt(what=what, problem=f"the file ends within the L2 table at offset {where[first]}")
+
+
+def runs_of(words: Int64Array, header: Header, table_starts: Int64Array) -> Runs:
+    """Return the runs in the words of L2 tables as they are on disk, their index counted in entries from the first.
+
+    Runs end before table_starts, the positions (in entries) at which further tables begin.
+    """
+    if not header.extended_l2:
+        heads = cut(words, header.cluster_size, table_starts)
+        return Runs(heads, np.diff(heads, append=len(words)), words[heads], np.zeros(len(heads), np.int64))
+    entries, bitmaps = words[0::2], words[1::2]
+    heads = _cut_extended(entries, bitmaps, header.cluster_size, table_starts)
+    return Runs(heads, np.diff(heads, append=len(entries)), entries[heads], bitmaps[heads])
 
 
 def cut(entries: Int64Array, cluster_size: int, table_starts: Int64Array) -> Int64Array:
@@ -167,6 +186,18 @@ def cut(entries: Int64Array, cluster_size: int, table_starts: Int64Array) -> Int
     return heads
 
 
+def _cut_extended(entries: Int64Array, bitmaps: Int64Array, cluster_size: int, table_starts: Int64Array) -> Int64Array:
+    """Return what `cut` does, of extended entries. Only clusters of one kind of subclusters continue each other."""
+    if len(entries) == 0:
+        return np.empty(0, np.int64)
+    before, bitmap = entries[:-1], bitmaps[:-1]
+    uniform = (bitmap == layout.SUBCLUSTERS_ALLOCATED) | (bitmap == layout.SUBCLUSTERS_ZERO) | (bitmap == 0)
+    in_a_row = entries[1:] - before == np.where(before == 0, 0, cluster_size)
+    continues = in_a_row & uniform & (bitmaps[1:] == bitmap) & ((before & layout.COMPRESSED) == 0)
+    continues[table_starts - 1] = False
+    return _heads(continues)
+
+
 def _heads(continues: npt.NDArray[np.bool_]) -> Int64Array:
     return np.concatenate((np.zeros(1, np.int64), np.flatnonzero(~continues) + 1))
 
@@ -180,7 +211,7 @@ def judge(found: Runs, header: Header, file_size: int, metadata: Metadata) -> Ju
     is_compressed = (entry & layout.COMPRESSED) != 0
     is_zero = ((entry & layout.ZERO) != 0) & ~is_compressed
     offset = entry & layout.OFFSET_MASK
-    reserved = layout.L2_RESERVED | (layout.ZERO if header.version == 2 else 0)
+    reserved = layout.L2_RESERVED | (layout.ZERO if header.version == 2 or header.extended_l2 else 0)
     bad = (
         ((entry & reserved) != 0)
         | ((offset & (size - 1)) != 0)
@@ -190,26 +221,99 @@ def judge(found: Runs, header: Header, file_size: int, metadata: Metadata) -> Ju
     length = np.where(offset != 0, found.count * size, 0)
     kind = np.where(is_zero, np.uint8(blockmap.Kind.ZERO), np.uint8(blockmap.Kind.DATA))
     kind[entry == 0] = UNALLOCATED
+    if header.extended_l2:
+        kind = _kinds(found.bitmap)
+        bad |= _contradicts(found.bitmap, offset != 0)
     if is_compressed.any():
         packed = entry[is_compressed]
         kind[is_compressed] = blockmap.Kind.COMPRESSED
         offset[is_compressed] = compressed.offsets(packed, header.cluster_bits)
         length[is_compressed] = compressed.lengths(packed, header.cluster_bits)
         end = units.round_up(file_size, units.SECTOR)
-        bad[is_compressed] = (packed < 0) | (offset[is_compressed] > end - length[is_compressed])
+        bad[is_compressed] = (
+            (packed < 0) | (found.bitmap[is_compressed] != 0) | (offset[is_compressed] > end - length[is_compressed])
+        )
     # Ranges that were found bad may have overflowed, so they are not looked up.
     bad |= (length > 0) & metadata.meets(np.where(bad, 0, offset), np.where(bad, 0, length))
     return Judged(kind, offset, length, bad)
 
 
-def to_block_map(found: Runs, judged: Judged, cluster_size: int) -> blockmap.BlockMap:
-    """Return the extents of runs; those that are unallocated leave no extent."""
-    held = np.flatnonzero(judged.kind != UNALLOCATED)
-    kind = judged.kind[held]
-    host = np.where(kind == blockmap.Kind.DATA, judged.host[held], np.int64(-1))
-    host = np.where(kind == blockmap.Kind.COMPRESSED, found.entry[held], host)
-    return blockmap.BlockMap(
-        found.index[held] * cluster_size, found.count[held] * cluster_size, kind, host, np.zeros(len(held), np.int32)
+def _kinds(bitmap: Int64Array) -> UInt8Array:
+    """Return what the bitmaps of extended entries make of their clusters."""
+    kind = np.full(len(bitmap), MIXED, np.uint8)
+    kind[bitmap == layout.SUBCLUSTERS_ALLOCATED] = blockmap.Kind.DATA
+    kind[bitmap == layout.SUBCLUSTERS_ZERO] = blockmap.Kind.ZERO
+    kind[bitmap == 0] = UNALLOCATED
+    return kind
+
+
+def _contradicts(bitmap: Int64Array, placed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Say of bitmaps whether a subcluster is allocated and zero, or allocated where the cluster has no place."""
+    allocated = bitmap & layout.SUBCLUSTERS_ALLOCATED
+    bad: npt.NDArray[np.bool_] = ((allocated & bitmap >> layout.SUBCLUSTERS) != 0) | (~placed & (allocated != 0))
+    return bad
+
+
+def require_possible(found: Runs, judged: Judged, what: str) -> None:
+    """Raise errors.Corrupt, of `what`, for the first run that was found bad."""
+    if judged.bad.any():
+        worst = int(judged.bad.argmax())
+        word = (1 << 64) - 1
+        problem = f"impossible L2 entry {int(found.entry[worst]) & word:#018x}"
+        if found.bitmap[worst]:
+            problem += f" with subclusters {int(found.bitmap[worst]) & word:#018x}"
+        raise errors.Corrupt(what=what, problem=f"{problem} of cluster {found.index[worst]}")
+
+
+def to_block_map(found: Runs, judged: Judged, cluster_size: int, *, places: bool = False) -> blockmap.BlockMap:
+    """Return the extents of runs, those of MIXED ones by subclusters; what is unallocated leaves no extent.
+
+    With `places` zeros have their host offset too if they keep one, and so has what is unallocated, as extents of the
+    kind UNALLOCATED.
+    """
+    start, length, kind, host = found.index * cluster_size, found.count * cluster_size, judged.kind, judged.host
+    entry, placed = found.entry, host > 0
+    mixed = kind == MIXED
+    if mixed.any():
+        run, first, count, kind = _subclusters(found.bitmap, kind, mixed)
+        size = cluster_size // layout.SUBCLUSTERS
+        start, host = start[run] + first * size, host[run] + first * size
+        length = np.where(mixed[run], count * size, length[run])
+        entry, placed = entry[run], placed[run]
+    held = np.flatnonzero((kind != UNALLOCATED) | placed if places else kind != UNALLOCATED)
+    kind = kind[held]
+    shown = placed[held] if places else kind == blockmap.Kind.DATA
+    host = np.where(shown, host[held], np.int64(-1))
+    host = np.where(kind == blockmap.Kind.COMPRESSED, entry[held], host)
+    return blockmap.BlockMap(start[held], length[held], kind, host, np.zeros(len(held), np.int32))
+
+
+def _subclusters(
+    bitmap: Int64Array, kind: UInt8Array, mixed: npt.NDArray[np.bool_]
+) -> tuple[Int64Array, Int64Array, Int64Array, UInt8Array]:
+    """Return runs with the mixed ones cut into runs of like subclusters.
+
+    That is: which run each comes from, its first subcluster in there (0 if it is a whole run), how many subclusters
+    it has (a mixed run's only), and its kind.
+    """
+    run = np.flatnonzero(mixed)
+    bits = np.unpackbits(bitmap[run].astype("<i8").view(np.uint8), bitorder="little").reshape(-1, 2, layout.SUBCLUSTERS)
+    # A subcluster is allocated or zero or neither: sound bitmaps have no bit in both halves.
+    kinds = bits[:, 0] * np.uint8(blockmap.Kind.DATA) + bits[:, 1] * np.uint8(blockmap.Kind.ZERO)
+    begins = np.ones(kinds.shape, np.bool_)
+    begins[:, 1:] = kinds[:, 1:] != kinds[:, :-1]
+    heads = np.flatnonzero(begins)
+    row, first = np.divmod(heads, layout.SUBCLUSTERS)
+    count = np.diff(heads, append=kinds.size)
+    whole = np.flatnonzero(~mixed)
+    source = np.concatenate((whole, run[row]))
+    order = np.argsort(source, kind="stable")
+    none = np.zeros(len(whole), np.int64)
+    return (
+        source[order],
+        np.concatenate((none, first))[order],
+        np.concatenate((none, count))[order],
+        np.concatenate((kind[whole], kinds.reshape(-1)[heads]))[order],
     )
 
 

@@ -1,9 +1,13 @@
 import json
 import pathlib
+import random
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
+
+from snapd import units
+from snapd.qcow2 import chain, image
 
 
 class Qemu:
@@ -28,6 +32,19 @@ class Qemu:
         if backing is not None:
             flags += ["-b", backing, "-F", "qcow2"]
         self.img("create", "-q", "-f", "qcow2", *flags, path, str(size_bytes))
+
+    def scatter(self, path: pathlib.Path, seed: int, count: int = 60) -> None:
+        """Write, zero and discard here and there in an image, the same for the same seed and size."""
+        size = int(json.loads(self.img("info", "-f", "qcow2", "--output=json", path))["virtual-size"])
+        chance = random.Random(seed)
+        commands = []
+        for _ in range(count):
+            length = chance.randrange(512, 300 * units.KIB, 512)
+            offset = chance.randrange(0, size - length, 512)
+            pattern = chance.randrange(1, 256)
+            kinds = (f"write -P {pattern}", "write -z", "write -z -u", "discard")
+            commands.append(f"{chance.choices(kinds, (8, 2, 1, 1))[0]} {offset} {length}")
+        self.io(path, *commands)
 
     def content(self, path: pathlib.Path) -> bytes:
         """Return what a guest sees of an image and its backing files."""
@@ -62,3 +79,19 @@ class Qemu:
 @pytest.fixture
 def qemu(tmp_path: pathlib.Path) -> Qemu:
     return Qemu(tmp_path)
+
+
+@pytest.fixture
+def read_whole() -> Callable[..., bytes]:
+    """Return a function that reads what our reader sees of a chain of files, given from the top."""
+
+    def read(*paths: pathlib.Path) -> bytes:
+        images = [image.Image.open(path) for path in paths]
+        view = chain.Chain(images)
+        buffer = bytearray(view.size_bytes)
+        view.read_into(0, memoryview(buffer))
+        for opened in images:
+            opened.close()
+        return bytes(buffer)
+
+    return read
