@@ -1,52 +1,56 @@
-"""The daemon's command line: `snapd-storage serve`."""
+"""The command `snapd-storage`: which subcommands there are, and where they live.
 
-import dataclasses
-import pathlib
+This is the one place that imports by name, and only what is called: a command on an image starts without the daemon and
+gRPC, the daemon without the tools.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
-from snapd import config as configs
-from snapd import daemon, errors
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def __init__(self, places: Mapping[str, str], **settings: Any) -> None:
+        """Take the place, 'module:attribute', of each command by its name."""
+        super().__init__(**settings)
+        self._places = places
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._places})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        place = self._places.get(cmd_name)
+        if place is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = place.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
 
 
-@click.group()
+@click.group(
+    cls=Commands,
+    places={
+        "check": "snapd.imagetool.check:check",
+        "info": "snapd.imagetool.info:info",
+        "map": "snapd.imagetool.map:map_image",
+    },
+)
+def image() -> None:
+    """Look at image files, check and mend them, without a daemon."""
+
+
+@click.group(cls=Commands, places={"serve": "snapd.serve:serve"})
 @click.version_option(package_name="snapd-storage")
 def main() -> None:
     """Keep volumes and snapshots on this host, and serve them over gRPC."""
 
 
-@main.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=pathlib.Path, dir_okay=False),
-    help=f"Configuration file.  [default: {configs.DEFAULT_PATH}, if it is there]",
-)
-@click.option(
-    "--state-dir",
-    type=click.Path(path_type=pathlib.Path, file_okay=False),
-    help="Keep everything in this folder, the socket in its run/, and read no file.",
-)
-@click.option(
-    "--log-format", type=click.Choice(["json", "console"]), help="How log lines look, whatever the file says."
-)
-def serve(config_path: pathlib.Path | None, state_dir: pathlib.Path | None, log_format: str | None) -> None:
-    """Run the daemon until it is told to stop.
-
-    Exit status: 0 after SIGTERM or SIGINT, 1 if it can't start, 2 for a wrong command line.
-    """
-    if config_path is not None and state_dir is not None:
-        raise click.UsageError("--config and --state-dir exclude each other")
-    try:
-        if config_path is None and configs.DEFAULT_PATH.exists() and state_dir is None:
-            config_path = configs.DEFAULT_PATH
-        config = configs.defaults(state_dir) if config_path is None else configs.load(config_path)
-        if log_format is not None:
-            config = dataclasses.replace(config, log_format=log_format)
-        daemon.run(config)
-    except errors.SnapdError as error:
-        raise click.ClickException(f"{error}. {error.advice}") from error
-
+main.add_command(image)
 
 if __name__ == "__main__":
     main(prog_name="snapd-storage")

@@ -1,0 +1,97 @@
+"""`image check`: the verdict on an image in the fields and exit codes of `qemu-img check`, and its repair."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import click
+
+from snapd import fsops
+from snapd.imagetool import command, opening
+from snapd.qcow2 import check as checks
+from snapd.qcow2 import layout
+
+CORRUPT = 2
+LEAKING = 3
+UNSUPPORTED = 63
+
+EXIT_CODES = """\b
+Exit codes:
+  0   nothing is wrong
+  1   the check wasn't completed
+  2   the image is corrupt
+  3   the image has leaked clusters, and nothing worse
+  63  the file is no qcow2 image
+"""
+
+
+class Unsupported(click.ClickException):
+    """A file of another format."""
+
+    exit_code = UNSUPPORTED
+
+
+@click.command(cls=command.ImageCommand, epilog=EXIT_CODES)
+@command.common_options
+@click.option("-q", "--quiet", is_flag=True, help="Answer by the exit code alone.")
+@click.argument("file", type=command.image_file)
+@click.pass_context
+def check(
+    context: click.Context, file: pathlib.Path, output: str, format_name: str, force_share: bool, quiet: bool
+) -> None:
+    """Compare what an image's tables refer to with its refcounts, and say what is wrong."""
+    del format_name
+    _require_qcow2(file)
+    with opening.one(file, locked=not force_share):
+        report = checks.check(file)
+    if not quiet:
+        click.echo(json.dumps(document(file, report), indent=4) if output == "json" else text(report))
+    context.exit(verdict(report))
+
+
+def verdict(report: checks.CheckReport) -> int:
+    """Return the exit code that a report stands for."""
+    return CORRUPT if report.corruptions else LEAKING if report.leaks else 0
+
+
+def document(file: pathlib.Path, report: checks.CheckReport) -> dict[str, Any]:
+    """Return the fields of qemu-img's JSON: numbers that are 0 are left out, but for the errors of the check itself."""
+    numbers = {
+        "image-end-offset": report.image_end_bytes,
+        "total-clusters": report.total_clusters,
+        "allocated-clusters": report.allocated_clusters,
+        "corruptions": report.corruptions,
+        "leaks": report.leaks,
+    }
+    found = {name: number for name, number in numbers.items() if number}
+    return {**found, "check-errors": 0, "filename": str(file), "format": "qcow2"}
+
+
+def text(report: checks.CheckReport) -> str:
+    """Return the report for people."""
+    lines = []
+    if report.corruptions:
+        lines.append(f"{report.corruptions} errors: data may be damaged, and writing may damage more.")
+    if report.leaks:
+        lines.append(f"{report.leaks} leaked clusters: space that nothing uses, and no harm to data.")
+    if report.clean:
+        lines.append("Nothing is wrong with the image.")
+    if report.allocated_clusters:
+        share = 100 * report.allocated_clusters / report.total_clusters
+        lines.append(f"{report.allocated_clusters} of {report.total_clusters} clusters ({share:.2f} %) are allocated.")
+    lines.append(f"The last cluster in use ends at offset {report.image_end_bytes}.")
+    return "\n".join(lines)
+
+
+def _require_qcow2(file: pathlib.Path) -> None:
+    """Raise Unsupported for a file that doesn't begin as qcow2 images do, errors.StorageFailed if it can't be read."""
+    with fsops.translated(file):
+        # Not waiting for a FIFO's writer; whether it is a regular file is looked at when it is opened as an image.
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            start = os.pread(fd, 4, 0)
+        finally:
+            os.close(fd)
+    if int.from_bytes(start) != layout.MAGIC:
+        raise Unsupported(command.printable(f"{file} is no qcow2 image; others can't be checked"))

@@ -1,0 +1,150 @@
+"""`snapd-storage image` beside `qemu-img`: the same words, numbers and exit codes."""
+
+import json
+import pathlib
+import random
+import subprocess
+from typing import Any, Protocol
+
+import click.testing
+import pytest
+
+from snapd import __main__, units
+
+
+class Qemu(Protocol):
+    def img(self, *arguments: str | pathlib.Path) -> str: ...
+    def io(self, path: pathlib.Path, *commands: str) -> None: ...
+    def create(self, path: pathlib.Path, size_bytes: int, **options: Any) -> None: ...
+
+
+def image_tool(*arguments: str | pathlib.Path) -> click.testing.Result:
+    return click.testing.CliRunner().invoke(__main__.main, ["image", *map(str, arguments)])
+
+
+def answer(*arguments: str | pathlib.Path) -> Any:
+    done = image_tool(*arguments)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def alone(path: pathlib.Path) -> str:
+    """Return what names an image to QEMU without its backing file."""
+    return "json:" + json.dumps({"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": str(path)}})
+
+
+def scribbles(size_bytes: int, seed: int) -> list[str]:
+    """Return commands of qemu-io: compressed clusters in the first MiB, all else anywhere behind it."""
+    rng = random.Random(seed)
+    commands = [f"write -c {64 * number}k 64k" for number in rng.sample(range(16), 5)]
+    for _ in range(60):
+        kind = rng.choice(["write", "write -z", "write -z -u", "discard"])
+        offset = rng.randrange(1024, size_bytes // units.KIB - 512)
+        commands.append(f"{kind} {offset}k {rng.randrange(1, 512)}k")
+    return commands
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cluster_size": "4k", "refcount_bits": 1},
+        {"compat": "0.10"},
+        {"extended_l2": "on", "cluster_size": "16k"},
+        {"extended_l2": "on"},
+        {"compression_type": "zstd", "lazy_refcounts": "on", "refcount_bits": 64},
+    ],
+    ids=str,
+)
+def test_map_has_the_bytes_of_qemus(tmp_path: pathlib.Path, qemu: Qemu, options: dict[str, str | int]) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, 8 * units.MIB, **options)
+    if "cluster_size" in options:
+        qemu.io(path, "write 0 100k", "write -z 200k 300k", "write 1M 10k", "write 1030k 2k", "write -z 1M 512")
+    else:
+        qemu.io(path, *scribbles(8 * units.MIB, seed=11))
+    assert image_tool("map", "--output=json", path).stdout == qemu.img("map", "--output=json", path)
+
+
+def test_map_of_preallocated_metadata_shows_holes_as_zeros(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, 64 * units.MIB, preallocation="metadata")
+    qemu.io(path, "write 0 70k", "write 1M 64k", "write 63M 12k", "write -z 2M 64k")
+    assert image_tool("map", "--output=json", path).stdout == qemu.img("map", "--output=json", path)
+
+
+def test_map_of_a_chain_shows_depths_as_qemu_does(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    sizes = {"base": 4 * units.MIB, "middle": 9 * units.MIB, "top": 8 * units.MIB}
+    below: str | None = None
+    for number, (name, size_bytes) in enumerate(sizes.items()):
+        qemu.create(tmp_path / name, size_bytes, backing=below, cluster_size=units.KIB * 16 << number)
+        qemu.io(tmp_path / name, f"write {number}M 300k", "write -z 2M 64k", f"discard {number}M 64k")
+        below = name
+    wanted = qemu.img("map", "--output=json", tmp_path / "top")
+    assert image_tool("map", "--output=json", "--follow", tmp_path / "top").stdout == wanted
+    assert image_tool("map", "--output=json", *(tmp_path / name for name in ("top", "middle", "base"))).stdout == wanted
+
+
+def test_map_without_being_told_shows_the_file_alone(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    qemu.create(tmp_path / "base", units.MIB)
+    qemu.io(tmp_path / "base", "write 0 1M")
+    qemu.create(tmp_path / "top", units.MIB, backing="base")
+    qemu.io(tmp_path / "top", "write 64k 64k")
+    assert image_tool("map", "--output=json", tmp_path / "top").stdout == qemu.img(
+        "map", "--output=json", alone(tmp_path / "top")
+    )
+
+
+def test_map_joins_what_goes_on_in_the_next_window(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, 100 * units.GIB)
+    qemu.io(path, "write 32767M 2M", "write 65535M 1M", "write -z 70000M 2M")
+    assert image_tool("map", "--output=json", path).stdout == qemu.img("map", "--output=json", path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compat": "0.10"},
+        {"extended_l2": "on"},
+        {"compression_type": "zstd", "lazy_refcounts": "on", "refcount_bits": 1, "cluster_size": "2M"},
+    ],
+    ids=str,
+)
+def test_info_has_the_fields_of_qemus(tmp_path: pathlib.Path, qemu: Qemu, options: dict[str, str | int]) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, 8 * units.MIB, **options)
+    assert answer("info", "--output=json", path) == json.loads(qemu.img("info", "--output=json", path))
+
+
+def test_info_of_a_chain_names_what_it_stands_on(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    qemu.create(tmp_path / "base", units.MIB)
+    qemu.create(tmp_path / "top", units.MIB, backing="base")
+    wanted = json.loads(qemu.img("info", "--output=json", "--backing-chain", tmp_path / "top"))
+    assert answer("info", "--output=json", tmp_path / "top") == wanted[0]
+    assert answer("info", "--output=json", "--backing-chain", tmp_path / "top") == wanted
+
+
+def test_check_has_the_fields_and_the_exit_code_of_qemus(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, units.MIB)
+    qemu.io(path, "write 0 128k")
+    assert answer("check", "--output=json", path) == json.loads(qemu.img("check", "--output=json", path))
+    with path.open("r+b") as file:
+        file.seek(2 * 64 * units.KIB + 7 * 2)
+        file.write(b"\0\1")
+        file.truncate(8 * 64 * units.KIB)
+    peer = subprocess.run(["qemu-img", "check", "--output=json", path], check=False, capture_output=True)
+    ours = image_tool("check", "--output=json", path)
+    assert (ours.exit_code, json.loads(ours.stdout)) == (peer.returncode, json.loads(peer.stdout))
+    assert ours.exit_code == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"KDMV" + b"\0" * 4096])
+def test_check_of_another_format_is_unsupported(tmp_path: pathlib.Path, content: bytes) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(content)
+    done = image_tool("check", path)
+    assert done.exit_code == 63
+    assert done.stderr.count("\n") == 1
