@@ -120,6 +120,8 @@ def coalesce(extents: BlockMap) -> BlockMap:
         & (kind[1:] != Kind.COMPRESSED)
         & (unknown | follows)
     )
+    if not joined.any():
+        return extents
     first = np.flatnonzero(np.concatenate(([True], ~joined)))
     merged = extents.take(first)
     return dataclasses.replace(merged, length=np.add.reduceat(length, first))
@@ -155,7 +157,9 @@ def clip(extents: BlockMap, start: int, length: int) -> BlockMap:
     last = int(np.searchsorted(extents.start, start + length, side="left"))
     if last <= first or length == 0:
         return empty()
-    part = extents.take(np.arange(first, last))
+    part = extents if last - first == len(extents) else extents.take(np.arange(first, last))
+    if part.start[0] >= start and part.end[-1] <= start + length:
+        return part
     begin = np.maximum(part.start, start)
     finish = np.minimum(part.end, start + length)
     moves = (part.host >= 0) & (part.kind != Kind.COMPRESSED)
