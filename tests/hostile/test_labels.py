@@ -1,4 +1,4 @@
-"""Imports whose label is wrong are refused by name, and gone as if they had never been sent; what a guest writes is data.
+"""Imports whose label is wrong: refused by name, and gone as if never sent. What a guest writes stays data.
 
 Cases 38 and 39.
 """

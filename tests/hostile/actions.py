@@ -1,0 +1,81 @@
+"""What is done with a hostile image: everything that the engine does with an image. Each action tells what it found."""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from snapd import units
+from snapd.copier import control, convert
+from snapd.qcow2 import chain, check, create, fold, vet, writer
+from snapd.qcow2.image import Image
+
+_PIECE = 4 * units.MIB
+_THREADS = 2
+
+
+@contextmanager
+def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Give the path of a new file beside another for the length of a block; then it goes."""
+    beside = path.with_name(path.name + ".new")
+    try:
+        yield beside
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _open(path: pathlib.Path) -> str:
+    with Image.open(path) as opened:
+        return opened.header.backing_name or ""
+
+
+def _read(path: pathlib.Path) -> str:
+    """Read all that the image holds, as a disk of its own."""
+    with Image.open(path) as opened:
+        disk = chain.Chain([opened])
+        extents = opened.block_map(0, opened.size_bytes)
+        buffer = memoryview(bytearray(_PIECE))
+        other = 0
+        for offset, length in convert.runs(extents, _PIECE):
+            disk.read_extents_into(extents, offset, buffer[:length])
+            other += length - bytes(buffer[:length]).count(0)
+        return f"{other} bytes that aren't zero"
+
+
+def _check(path: pathlib.Path) -> str:
+    report = check.check(path)
+    return f"{report.corruptions} corruptions, {report.leaks} leaks"
+
+
+def _import(path: pathlib.Path) -> str:
+    """Vet the image and rewrite it, as an import does."""
+    with _beside(path) as target:
+        size_bytes = vet.vet_import(path).size_bytes
+        with vet.open_import(path) as source:
+            create.create(target, size_bytes=size_bytes)
+            with writer.Writer.open(target) as written:
+                convert.convert(chain.Chain([source]), written, _THREADS, control.Control())
+        return str(size_bytes)
+
+
+def _merge(path: pathlib.Path) -> str:
+    """Fold the image into an empty overlay."""
+    with _beside(path) as child, Image.open(path) as lower:
+        create.create(child, size_bytes=lower.size_bytes, backing_name=path.name)
+        return f"{fold.fold_up(lower, child, None)} bytes"
+
+
+def _write(path: pathlib.Path) -> str:
+    """Write into the image's first cluster."""
+    with writer.Writer.open(path) as target:
+        target.write(0, bytes(units.SECTOR))
+    return ""
+
+
+ACTIONS: dict[str, Callable[[pathlib.Path], str]] = {
+    "open": _open,
+    "read": _read,
+    "check": _check,
+    "import": _import,
+    "merge": _merge,
+    "write": _write,
+}
