@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 STUBS := snapd/v1/volume_service_pb2.py
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help setup demo test torture check format run bench docs protos clean
+.PHONY: help setup demo test torture fuzz check format run bench docs protos clean
 
 help: ## say what there is
 	@echo "make …"
@@ -33,6 +33,10 @@ test: setup ## run the tests
 
 torture: setup ## run the tests that kill the daemon at every point
 	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m torture
+
+fuzz: setup ## throw damaged images at the qcow2 engine for five minutes; SECONDS=3600 for an hour
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --group fuzz
+	@$(BIN)/python -m tests.fuzz.run --seconds $(or $(SECONDS),300)
 
 check: setup ## look at style, types, layers, protos and generated documents
 	$(BIN)/ruff format --check --quiet .

@@ -1,0 +1,222 @@
+"""What has to hold whatever a file holds: the engine's promises about images that somebody else made.
+
+- Only refusals come out, never another exception; the file system never gets to see an impossible offset.
+- A map lies within the disk, and what it calls data lies within the file and nowhere on tables.
+- What the check finds no fault with, and what an import lets through, can be mapped and read (but for clusters whose
+  compressed bytes are damaged: no check unpacks them).
+- Writing to an image that isn't corrupt leaves it so, holding what was written and all that was there before.
+- A repair makes nothing worse and changes no byte that the guest sees.
+
+Time and memory are bounded by whoever runs this: libFuzzer, or the limits of the test.
+"""
+
+import pathlib
+import random
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from snapd import blockmap, errors, units
+from snapd.qcow2 import chain, check, create, image, repair, vet, writer
+from tests.fuzz import sparse
+
+REFUSALS = (errors.ImageRefused, errors.Corrupt)
+
+_MAPPED = 64 * units.MIB
+"""Bytes of the disk that are mapped, from its beginning on; a part of its end is, too."""
+_MODELLED = 256 * units.KIB
+"""Bytes of the disk whose contents are compared."""
+_EXTENTS_READ = 16
+
+
+class Finding(AssertionError):
+    """A promise was broken."""
+
+
+class Judge:
+    """A folder in memory in which files are tried, one at a time."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._path = folder / "image.qcow2"
+        below = folder / "below.qcow2"
+        create.create(below, size_bytes=_MODELLED // 2)
+        with writer.Writer.open(below) as target:
+            target.write(0, bytes(range(1, 256)) * 512 + bytes(512))
+        self._below = image.Image.open(below)
+
+    def judge(self, data: bytes) -> None:
+        """Try the file that data says. Raises Finding, or whatever else came out that shouldn't."""
+        file = sparse.unpack(data)
+        sparse.write(self._path, file)
+        report = self._check()
+        self._try_reading(sound=report is not None and report.clean)
+        self._try_import()
+        if self._path.read_bytes() != file:
+            raise Finding("reading or checking changed the file")
+        self._try_writing(random.Random(zlib.crc32(data)), report)
+        sparse.write(self._path, file)
+        self._try_repair(report)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._below.close()
+
+    # --- the parts ----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> check.CheckReport | None:
+        """Return the verdict, or None if there can't be any."""
+        try:
+            return check.check(self._path)
+        except REFUSALS:
+            return None
+
+    def _try_reading(self, *, sound: bool) -> None:
+        with _refusals(unless=sound), image.Image.open(self._path) as opened:
+            for start, length in _parts(opened.size_bytes):
+                extents = opened.block_map(start, length)
+                _require_possible(opened, extents, start, length)
+                for offset in extents.start[:_EXTENTS_READ].tolist():
+                    self._read(opened, offset, min(4096, opened.size_bytes - offset))
+
+    def _read(self, opened: image.Image, offset: int, length: int) -> bytes | None:
+        """Return what a range reads as, or None if compressed clusters in it are damaged."""
+        buffer = bytearray(length)
+        view = self._view(opened)
+        extents = view.block_map(offset, length)
+        try:
+            view.read_extents_into(extents, offset, memoryview(buffer))
+        except errors.Corrupt:
+            if extents.total(blockmap.Kind.COMPRESSED):
+                return None
+            raise
+        return bytes(buffer)
+
+    def _view(self, opened: image.Image) -> chain.Chain:
+        return chain.Chain([opened, self._below] if opened.header.backing_name is not None else [opened])
+
+    def _contents(self) -> bytes | None:
+        """Return what the beginning of the disk reads as, or None as `_read` does. Raises refusals."""
+        with image.Image.open(self._path) as opened:
+            return self._read(opened, 0, min(opened.size_bytes, _MODELLED))
+
+    def _try_import(self) -> None:
+        with _refusals():
+            vet.vet_import(self._path)
+            if not hasattr(check, "require_sound"):
+                return
+            with _refusals(unless=True), image.Image.open(self._path) as opened:
+                for start, length in _parts(opened.size_bytes):
+                    opened.block_map(start, length)
+                self._contents()
+
+    def _try_writing(self, chance: random.Random, report: check.CheckReport | None) -> None:
+        sound = report is not None and report.corruptions == 0
+        with _refusals():
+            before = self._contents()
+            if not before:
+                return
+            model = bytearray(before)
+            with image.Image.open(self._path) as opened:
+                has_backing = opened.header.backing_name is not None
+            below = chain.Chain([self._below]) if has_backing else None
+            target = writer.Writer.open(self._path, below)
+            try:
+                _change(target, model, chance)
+                target.flush()
+            finally:
+                target.abandon()
+            if sound:
+                with _refusals(unless=True):
+                    after = check.check(self._path)
+                    if after.corruptions or (report is not None and after.leaks > report.leaks):
+                        raise Finding(f"writing turned {report} into {after}")
+                    if self._contents() != bytes(model):
+                        raise Finding("what was written doesn't read back")
+
+    def _try_repair(self, report: check.CheckReport | None) -> None:
+        before = None
+        with _refusals():
+            before = self._contents()
+        with _refusals():
+            repair.repair_leaks(self._path)
+        after = self._check()
+        if report is None:
+            return
+        if after is None or after.corruptions > report.corruptions or after.leaks > report.leaks:
+            raise Finding(f"a repair turned {report} into {after}")
+        if before is not None and self._contents() != before:
+            raise Finding("a repair changed what the guest sees")
+
+
+@contextmanager
+def _refusals(*, unless: bool = False) -> Iterator[None]:
+    """Let refusals pass; or, if there is no reason for any, make findings of them."""
+    try:
+        yield
+    except REFUSALS as error:
+        if unless:
+            raise Finding(f"refused without a reason: {error}") from error
+
+
+def _parts(size_bytes: int) -> Sequence[tuple[int, int]]:
+    """Return the ranges of a disk that are mapped."""
+    first = min(size_bytes, _MAPPED)
+    last = min(size_bytes - first, units.MIB)
+    return [(0, first), (size_bytes - last, last)]
+
+
+def _require_possible(opened: image.Image, extents: blockmap.BlockMap, start: int, length: int) -> None:
+    """Raise Finding if a map contradicts itself, or has data where a file's tables are."""
+    ends = extents.start + extents.length
+    inside = (extents.start >= start).all() and (ends <= start + length).all() and (extents.length > 0).all()
+    if not inside or (extents.start[1:] < ends[:-1]).any():
+        raise Finding("a map whose extents don't lie in a row within what was asked for")
+    data = extents.take(extents.kind == blockmap.Kind.DATA)
+    if len(data) == 0:
+        return
+    low, high = data.host, data.host + data.length
+    if (low < 0).any() or int(high.max()) > units.round_up(opened.file_size, opened.cluster_size):
+        raise Finding("data beyond the file")
+    for offset, size in _tables(opened):
+        if ((low < offset + size) & (high > offset)).any():
+            raise Finding(f"data on the table at offset {offset}")
+
+
+def _tables(opened: image.Image) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a file that hold metadata, found without the engine's help."""
+    head = opened.header
+    file = opened.path.read_bytes()
+    size = head.cluster_size
+    yield 0, size
+    yield head.refcount_table_offset, head.refcount_table_clusters * size
+    yield head.l1_offset, 8 * head.l1_size
+    entries = head.refcount_table_clusters * size // 8
+    for table, count in ((head.refcount_table_offset, entries), (head.l1_offset, head.l1_size)):
+        raw = np.frombuffer(file, ">u8", count, table)
+        for entry in np.unique(raw[raw != 0])[:1024].tolist():
+            yield entry & 0x00FFFFFFFFFFFE00, size
+
+
+def _change(target: writer.Writer, model: bytearray, chance: random.Random) -> None:
+    """Change the disk at random, and the model with it."""
+    for _ in range(6):
+        granule = chance.choice((units.SECTOR, target.cluster_size))
+        offset = chance.randrange(0, len(model), granule)
+        length = min(chance.choice((1, 2, 5)) * granule, len(model) - offset)
+        match chance.randrange(4):
+            case 0 | 1:
+                data = struct.pack(">I", chance.getrandbits(32)) * (length // 4)
+                target.write(offset, data)
+                model[offset : offset + length] = data
+            case 2:
+                target.write_zeroes(offset, length)
+                model[offset : offset + length] = bytes(length)
+            case _:
+                target.discard(offset, length)
+                low = units.round_up(offset, target.cluster_size)
+                end = offset + length
+                high = end if end == target.size_bytes else units.round_down(end, target.cluster_size)
+                model[low:high] = bytes(max(0, high - low))
