@@ -36,7 +36,9 @@ class Worker:
             [sys.executable, "-m", "tests.hostile.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, path: pathlib.Path, *names: str, changes: bool = False) -> dict[str, Ending]:
+    def run(
+        self, path: pathlib.Path, *names: str, changes: bool = False, memory_bytes: int = MEMORY_BYTES
+    ) -> dict[str, Ending]:
         """Do actions with a file and return how each ended: within the limits, opening nothing else.
 
         Unless they are expected to change the file, it is the same afterwards.
@@ -49,7 +51,7 @@ class Worker:
         answer = json.loads(self._process.stdout.readline())
         assert "killed" not in answer, f"{names} took too long: {answer}"
         assert answer["foreign"] == [], f"{names}: {answer}"
-        assert answer["peak_bytes"] <= MEMORY_BYTES, f"{names} took {units.format_size(answer['peak_bytes'])}"
+        assert answer["peak_bytes"] <= memory_bytes, f"{names} took {units.format_size(answer['peak_bytes'])}"
         assert answer["cpu_s"] <= CPU_S, f"{names} took {answer['cpu_s']} s"
         assert changes or _likeness(path) == before, f"{names} changed the file"
         return {name: Ending(**ending) for name, ending in answer["endings"].items()}
