@@ -1,0 +1,206 @@
+"""All that refers to host clusters but the entries of L2 tables: the header, its tables, snapshots, bitmaps, L1 tables.
+
+Takes damaged images as they are: what is wrong is counted, as `qemu-img check` does, and what can be followed is
+followed. Refuses only what would take unbounded work. Source: qcow2 specification, "Snapshots", "Bitmaps",
+"Host cluster management".
+"""
+
+import dataclasses
+import os
+import struct
+
+import numpy as np
+
+from snapd import errors, units
+from snapd.blockmap import Int64Array
+from snapd.qcow2 import layout, pieces
+from snapd.qcow2.header import Header
+
+_SNAPSHOT = struct.Struct(">QIHHIIQII")
+"""L1 offset, L1 entries, lengths of id and name, date in seconds and nanoseconds, clock, VM state, extra data"""
+_SNAPSHOT_EXTRA_V3 = 16
+_SNAPSHOT_EXTRA_MAX = 1024
+_SNAPSHOT_TABLE_MAX = 64 * units.MIB
+_BITMAP = struct.Struct(">QIIBBHI")
+"""table offset, table entries, flags, type, granularity bits, lengths of name and extra data"""
+_BITMAP_ENTRY_RESERVED = -(1 << 56) | 0x1FE
+_BITMAP_ENTRY_ONES = 1
+_AUTOCLEAR_BITMAPS = 1
+_L1_ENTRIES_MAX = 1 << 27
+"""Of all L1 tables together, 1 GiB: a terabyte's thousand snapshots have a fiftieth of it."""
+_BITMAP_CLUSTERS_MAX = 1 << 22
+"""Of all bitmaps together: 256 GiB of them with clusters of 64 KiB."""
+_PENDING_MAX = 1 << 22
+_COPIED, _UNCOPIED, _INACTIVE = range(3)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class L2Tables:
+    """Every L2 table once, ascending by offset. Arrays of one length."""
+
+    offset: Int64Array
+    """Bytes, within the file; a multiple of 512 and no more if the L1 entry is damaged."""
+    copied: Int64Array
+    """Entries of the image's own L1 table that refer to it and have the COPIED flag."""
+    uncopied: Int64Array
+    """Those that don't have it."""
+    inactive: Int64Array
+    """Entries of snapshots' L1 tables, and entries whose offset is 0."""
+
+
+class Sources:
+    """What was gathered from one open image. Read it, then take the attributes."""
+
+    def __init__(self, fd: int, header: Header, file_size: int) -> None:
+        """Gather. Raises errors.ImageRefused for L1 or bitmap tables beyond what is bounded work."""
+        self._fd = fd
+        self._header = header
+        self._file_size = file_size
+        self.corruptions = 0
+        self.check_errors = 0
+        """Places at which no verdict is possible."""
+        self.beyond: list[bool] = []
+        """COPIED flags of own L1 entries that refer to what lies past the end."""
+        self._fixed: list[tuple[int, int]] = []
+        self._bitmap_clusters = np.empty(0, np.int64)
+        # Places of L2 tables, four times over, and what kind of entry refers to them; then how many such entries.
+        self._keys: list[Int64Array] = []
+        self._times: list[Int64Array] = []
+        self._budget = _L1_ENTRIES_MAX
+        self._refer(0, header.cluster_size)
+        self._add_l1(header.l1_offset, header.l1_size, active=True)
+        self._add_snapshots()
+        self._refer(header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size)
+        if header.autoclear & _AUTOCLEAR_BITMAPS and header.extension(layout.EXTENSION_BITMAPS):
+            self._add_bitmaps()
+        self._merge()
+
+    @property
+    def tables(self) -> L2Tables:
+        """The L2 tables of all L1 tables."""
+        offset, which = np.unique(self._keys[0] >> 2, return_inverse=True)
+        columns = np.zeros((3, len(offset)), np.int64)
+        columns[self._keys[0] & 3, which] = self._times[0]
+        return L2Tables(offset, *columns)
+
+    def fixed(self) -> tuple[Int64Array, Int64Array]:
+        """Return (first cluster, clusters) of the metadata that is neither an L2 table nor a refcount block."""
+        ranges = np.array(self._fixed, np.int64).reshape(-1, 2)
+        ones = np.ones(len(self._bitmap_clusters), np.int64)
+        return np.concatenate((ranges[:, 0], self._bitmap_clusters)), np.concatenate((ranges[:, 1], ones))
+
+    def _refer(self, offset: int, length: int) -> None:
+        if length <= 0:
+            return
+        if offset + length - self._file_size >= self._header.cluster_size:
+            self.corruptions += 1
+            return
+        first = offset >> self._header.cluster_bits
+        last = (offset + length - 1) >> self._header.cluster_bits
+        self._fixed.append((first, last - first + 1))
+
+    def _table(self, offset: int, entries: int) -> Int64Array:
+        return (
+            pieces.read(self._fd, np.array([offset], np.int64), entries * layout.ENTRY_SIZE)
+            .view(">i8")
+            .astype(np.int64)
+        )
+
+    # --- L1 tables ----------------------------------------------------------------------------------------------------
+
+    def _add_l1(self, offset: int, entries: int, *, active: bool) -> None:
+        if entries == 0:
+            return
+        self._budget -= entries
+        if self._budget < 0:
+            raise errors.ImageRefused(problem=f"L1 tables of more than {_L1_ENTRIES_MAX} entries together")
+        self._refer(offset, entries * layout.ENTRY_SIZE)
+        if offset >= self._file_size:
+            return
+        table = self._table(offset, entries)
+        entry = table[table != 0]
+        self.corruptions += int(((entry & layout.L1_RESERVED) != 0).sum())
+        place = entry & layout.OFFSET_MASK
+        self.corruptions += int(((place & (self._header.cluster_size - 1)) != 0).sum())
+        inside = place < self._file_size
+        self.corruptions += int((~inside).sum())
+        if active:
+            self.beyond.extend((entry[~inside] < 0).tolist())
+        # An entry without an offset has the header taken for a table, and no flag looked at.
+        own = active & (place != 0)
+        kind = np.where(own, np.where(entry < 0, _COPIED, _UNCOPIED), _INACTIVE)
+        key, times = np.unique((place << 2 | kind)[inside], return_counts=True)
+        self._keys.append(key)
+        self._times.append(times)
+        if sum(map(len, self._keys)) > _PENDING_MAX:
+            self._merge()
+
+    def _merge(self) -> None:
+        """Have every kind of reference to a table once."""
+        if not self._keys:
+            self._keys, self._times = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        key, which = np.unique(np.concatenate(self._keys), return_inverse=True)
+        times = np.zeros(len(key), np.int64)
+        np.add.at(times, which, np.concatenate(self._times))
+        self._keys, self._times = [key], [times]
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    def _add_snapshots(self) -> None:
+        """Follow the snapshots' L1 tables, and refer to the list itself."""
+        header = self._header
+        at = header.snapshots_offset
+        for _ in range(header.snapshot_count):
+            at = units.round_up(at, 8)
+            fields = _SNAPSHOT.unpack(os.pread(self._fd, _SNAPSHOT.size, at).ljust(_SNAPSHOT.size, b"\0"))
+            l1_offset, l1_entries, id_length, name_length = fields[:4]
+            extra = fields[8]
+            at += _SNAPSHOT.size + extra + id_length + name_length
+            if extra > _SNAPSHOT_EXTRA_MAX or at - header.snapshots_offset > _SNAPSHOT_TABLE_MAX:
+                self.check_errors += 1
+                return
+            if header.version >= 3 and extra < _SNAPSHOT_EXTRA_V3:
+                self.corruptions += 1
+            if l1_offset % header.cluster_size or l1_entries * layout.ENTRY_SIZE > layout.L1_BYTES_MAX:
+                self.corruptions += 1
+            else:
+                self._add_l1(min(l1_offset, layout.HOST_END_MAX), l1_entries, active=False)
+        self._refer(header.snapshots_offset, at - header.snapshots_offset if header.snapshot_count else 0)
+
+    # --- bitmaps ------------------------------------------------------------------------------------------------------
+
+    def _add_bitmaps(self) -> None:
+        """Refer to the directory of bitmaps, to their tables and to their clusters."""
+        count, _, size, offset = layout.BITMAPS.unpack(self._header.extension(layout.EXTENSION_BITMAPS) or b"")
+        self._refer(offset, size)
+        directory = pieces.read(self._fd, np.array([offset], np.int64), size).tobytes()
+        at, found, budget = 0, 0, _BITMAP_CLUSTERS_MAX
+        while at <= size - _BITMAP.size and found < count:
+            table_offset, entries, _, _, _, name_length, extra = _BITMAP.unpack_from(directory, at)
+            at += units.round_up(_BITMAP.size + name_length + extra, 8)
+            found += 1
+            if at > size or extra or entries == 0 or table_offset == 0 or table_offset % self._header.cluster_size:
+                break
+            budget -= entries
+            if budget < 0:
+                raise errors.ImageRefused(problem=f"bitmaps of more than {_BITMAP_CLUSTERS_MAX} clusters together")
+            self._refer(table_offset, entries * layout.ENTRY_SIZE)
+            if table_offset < self._file_size:
+                self._add_bitmap_clusters(self._table(table_offset, entries))
+        else:
+            if at == size and found == count:
+                return
+        # QEMU stops here without any numbers.
+        self.corruptions += 1
+        self.check_errors += 1
+
+    def _add_bitmap_clusters(self, entry: Int64Array) -> None:
+        size = self._header.cluster_size
+        offset = entry & layout.OFFSET_MASK
+        bad = (entry & _BITMAP_ENTRY_RESERVED) != 0
+        bad |= (offset != 0) & (((entry & _BITMAP_ENTRY_ONES) != 0) | ((offset & (size - 1)) != 0))
+        self.corruptions += int(bad.sum())
+        used = offset[~bad & (offset != 0)]
+        inside = used < self._file_size
+        self.corruptions += int((~inside).sum())
+        self._bitmap_clusters = np.concatenate((self._bitmap_clusters, used[inside] >> self._header.cluster_bits))
