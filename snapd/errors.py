@@ -209,6 +209,17 @@ class ImageBusy(FailedPrecondition):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class DataBeyondEnd(FailedPrecondition):
+    """A disk isn't made smaller while there is data in the part that would go."""
+
+    reason = "DATA_BEYOND_END"
+    summary = "{name} holds data beyond {size_bytes} bytes"
+    advice = "Shrink the file system first and discard what lies behind it, or force it and lose that data."
+    name: str
+    size_bytes: int
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class EnvironmentNotEmpty(FailedPrecondition):
     """An environment that still holds something can't be deleted."""
 

@@ -29,6 +29,9 @@ class Allocator:
         self._small_runs: list[tuple[int, int]] = []
         self._large_runs: list[tuple[int, int]] = []
         self._released: list[Int64Array] = []
+        # Where the next compressed cluster goes, up to where clusters were taken for that, and how often the cluster
+        # there is referred to.
+        self._packed_at = self._packed_end = self._packed_references = 0
 
     def allocate(self, count: int) -> tuple[int, int]:
         """Return (first cluster, how many): up to count of them in a row, at least one, with a refcount of one."""
@@ -48,6 +51,41 @@ class Allocator:
         if not self._searched:
             self._search()
         return self._refcounts.extend(count)
+
+    def allocate_packed(self, lengths: list[int]) -> Int64Array:
+        """Return offsets in the file, in bytes, for pieces of up to a cluster's length, as many to a cluster as fit.
+
+        Each piece is one reference to each cluster that it touches. Where the refcounts hold no more, a piece gets a
+        cluster of its own.
+        """
+        places, shared = [], []
+        for length in lengths:
+            self._make_room(length)
+            place = self._packed_at
+            if self._packed_references:
+                shared.append(place // self._cluster_size)
+            places.append(place)
+            self._packed_at += length
+            here = self._packed_at // self._cluster_size
+            if here == place // self._cluster_size:
+                self._packed_references += 1
+            else:
+                self._packed_references = 1 if self._packed_at < self._packed_end else 0
+        if shared:
+            clusters, by = np.unique(np.array(shared, np.int64), return_counts=True)
+            self._refcounts.share(clusters, by)
+        return np.array(places, np.int64)
+
+    def _make_room(self, length: int) -> None:
+        """Have `length` bytes for a compressed cluster, right behind the one before if that can be."""
+        if self._packed_references >= self._refcounts.maximum:
+            self._packed_at = self._packed_end
+        if self._packed_end - self._packed_at >= length:
+            return
+        start = self.allocate(1)[0] * self._cluster_size
+        if start != self._packed_end or self._packed_at == self._packed_end:
+            self._packed_at, self._packed_references = start, 0
+        self._packed_end = start + self._cluster_size
 
     def release(self, clusters: Int64Array) -> None:
         """Take one reference from each of the clusters (one may come several times) once `settle` is called."""
@@ -75,6 +113,8 @@ class Allocator:
         clusters, by = np.unique(np.concatenate(self._released), return_counts=True)
         self._released.clear()
         freed = self._refcounts.lower(clusters, by)
+        if (freed == self._packed_at // self._cluster_size).any():
+            self._packed_at, self._packed_references = self._packed_end, 0
         self._refcounts.write()
         for first, count in runs_of(freed):
             fsops.punch_hole(self._fd, first * self._cluster_size, count * self._cluster_size)

@@ -29,6 +29,12 @@ def lengths(entries: Int64Array, cluster_bits: int) -> Int64Array:
     return sectors * units.SECTOR - (offsets(entries, cluster_bits) & (units.SECTOR - 1))
 
 
+def entries(offset: Int64Array, length: Int64Array, cluster_bits: int) -> Int64Array:
+    """Return the L2 entries of compressed clusters of `length` bytes at these offsets in the file."""
+    sectors = (offset + length - 1) // units.SECTOR - offset // units.SECTOR
+    return layout.COMPRESSED | sectors << _offset_bits(cluster_bits) | offset
+
+
 def _offset_bits(cluster_bits: int) -> int:
     return 62 - (cluster_bits - 8)
 

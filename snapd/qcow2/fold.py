@@ -6,12 +6,8 @@ headers' backing names are not touched; switching them is the pool's step after 
 
 import pathlib
 
-from snapd import blockmap, units
-from snapd.blockmap import BlockMap, Kind
-from snapd.qcow2 import chain, image, writer
-
-_BUFFER = units.MIB
-"""Bytes that pass through memory at a time where the kernel can't copy them."""
+from snapd import blockmap
+from snapd.qcow2 import chain, image, transfer, writer
 
 
 def fold_up(lower: image.Image, child_path: pathlib.Path, beneath: chain.Chain | None) -> int:
@@ -26,7 +22,7 @@ def fold_up(lower: image.Image, child_path: pathlib.Path, beneath: chain.Chain |
         visible = min(lower.size_bytes, child.size_bytes)
         for start, length in blockmap.windows(visible):
             missing = blockmap.difference(lower.block_map(start, length), child.block_map(start, length))
-            copied += _transfer(missing, lower, target)
+            copied += transfer.transfer(missing, below, target)
         if beneath is not None:
             # Between the end of `lower` and the child's nothing shows now; `beneath` must not begin to.
             target.hide_backing(visible, max(0, min(beneath.size_bytes, child.size_bytes) - visible))
@@ -42,45 +38,7 @@ def fold_down(child: image.Image, lower_path: pathlib.Path, beneath: chain.Chain
     copied = 0
     with writer.Writer.open(lower_path, beneath) as target:
         # Growing writes zeros over what `beneath` holds there; shrinking drops what the child doesn't show.
-        target.resize(child.size_bytes)
+        target.resize(child.size_bytes, force=True)
         for start, length in blockmap.windows(child.size_bytes):
-            copied += _transfer(child.block_map(start, length), child, target)
+            copied += transfer.transfer(child.block_map(start, length), chain.Chain([child]), target)
     return copied
-
-
-def _transfer(extents: BlockMap, source: image.Image, target: writer.Writer) -> int:
-    """Write extents of source into target and return how many bytes of data that were."""
-    copied = 0
-    view = chain.Chain([source])
-    for start, length, kind, host in zip(
-        extents.start.tolist(), extents.length.tolist(), extents.kind.tolist(), extents.host.tolist(), strict=True
-    ):
-        if kind == Kind.ZERO:
-            target.write_zeroes(start, length)
-            continue
-        copied += length
-        first, last = _whole_clusters(start, length, target)
-        if kind == Kind.COMPRESSED or host > source.file_size - length:
-            # Not bytes that lie in the file as they are: packed, or continued by zeros beyond the file's end.
-            first = last = start + length
-        _write_through(view, start, first, target)
-        if first < last:
-            target.copy_from(source.fileno(), host + first - start, first, last - first)
-        _write_through(view, last, start + length, target)
-    return copied
-
-
-def _whole_clusters(start: int, length: int, target: writer.Writer) -> tuple[int, int]:
-    """Return the part of an extent that is whole clusters of target, or an empty part at the extent's end."""
-    end = start + length
-    first = units.round_up(start, target.cluster_size)
-    last = end if end == target.size_bytes else units.round_down(end, target.cluster_size)
-    return (first, last) if first < last else (end, end)
-
-
-def _write_through(view: chain.Chain, start: int, end: int, target: writer.Writer) -> None:
-    """Copy a range through memory."""
-    for offset in range(start, end, _BUFFER):
-        buffer = bytearray(min(_BUFFER, end - offset))
-        view.read_into(offset, memoryview(buffer))
-        target.write(offset, buffer)

@@ -62,6 +62,10 @@ EXTENSION_ENCRYPTION: Final = 0x0537BE77
 EXTENSION_DATA_FILE: Final = 0x44415441
 BITMAPS: Final = struct.Struct(">IIQQ")
 """number of bitmaps, reserved, directory size, directory offset"""
+BITMAP_ENTRY: Final = struct.Struct(">QIIBBHI")
+"""table offset, table entries, flags, type, granularity bits, lengths of name and extra data"""
+SNAPSHOT: Final = struct.Struct(">QIHHIIQII")
+"""L1 offset, L1 entries, lengths of id and name, date in seconds and nanoseconds, clock, VM state, extra data's length"""
 BITMAP_ENTRY_BYTES_MIN: Final = 24
 """Of an entry of the bitmap directory, without its extra data, its name and its padding."""
 SNAPSHOT_BYTES_MIN: Final = 40
@@ -116,8 +120,12 @@ REFCOUNT_TABLE_BYTES_MAX: Final = 8 * units.MIB
 REFCOUNT_ORDER_DEFAULT: Final = 4
 REFCOUNT_ORDER_MAX: Final = 6
 SNAPSHOTS_MAX: Final = 65_536
+SNAPSHOT_TABLE_BYTES_MAX: Final = 64 * units.MIB
+SNAPSHOT_EXTRA_BYTES_MAX: Final = 1_024
 BITMAPS_MAX: Final = 65_535
 BITMAP_DIRECTORY_BYTES_MAX: Final = 64 * units.MIB
+BITMAP_NAME_MAX: Final = 1_023
+BITMAP_TABLE_ENTRIES_MAX: Final = 1 << 27
 BACKING_NAME_MAX: Final = 1_023
 BACKING_FORMAT_MAX: Final = 15
 BACKING_FORMAT_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")

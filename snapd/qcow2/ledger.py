@@ -5,8 +5,10 @@ of the bytes in them.
 """
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
@@ -17,6 +19,8 @@ from snapd.qcow2.refcounts import Refcounts
 
 _TABLES_MAX = 32 * units.MIB
 """Memory that L2 tables may take, changed or not."""
+_PACKED_SPAN = 3
+"""Host clusters that a compressed cluster can touch: its descriptor can name two clusters' worth of sectors."""
 
 
 class Ledger:
@@ -53,6 +57,12 @@ class Ledger:
         table = self.find(index)
         return 0 if table is None else int(table.entries[within])
 
+    def bitmap(self, offset: int) -> int:
+        """Return the bitmap of subclusters of a guest offset, of an extended image. Raises errors.Corrupt."""
+        index, within = self.locate(offset)
+        table = self.find(index)
+        return 0 if table is None else int(table.bitmaps[within])
+
     def find(self, index: int) -> Table | None:
         """Return the L2 table of an L1 index, or None. Raises errors.Corrupt."""
         return self._mapping.find(index, self._file_size)
@@ -61,11 +71,72 @@ class Ledger:
         """Return the L2 table of an L1 index, a new one if there was none. Raises errors.Corrupt."""
         return self._mapping.make(index, self._file_size, self._allocator)
 
-    def replace(self, index: int, first: int, entries: Int64Array) -> None:
-        """Set the entries of an L2 table from first on, and let go of the clusters of those that this changes."""
-        table = self.make(index)
-        old = table.entries[first : first + len(entries)].copy()
-        self._mapping.set(index, first, entries)
+    def replace(self, index: int, first: int, entries: Int64Array, bitmaps: Int64Array | None = None) -> None:
+        """Set the entries of an L2 table from first on, and let go of the clusters of those that this changes.
+
+        In an extended image plain clusters get all their subclusters, and others none, unless bitmaps say otherwise.
+        """
+        self._change(index, slice(first, first + len(entries)), entries, bitmaps)
+
+    def gather(self, clusters: Int64Array) -> Int64Array:
+        """Return the entries of guest clusters, ascending, in whichever tables they are."""
+        entries = np.zeros(len(clusters), np.int64)
+        for index, where, within in self._by_table(clusters):
+            table = self.find(index)
+            if table is not None:
+                entries[where] = table.entries[within]
+        return entries
+
+    def shows_backing(self, clusters: Int64Array) -> npt.NDArray[np.bool_]:
+        """Say of guest clusters, ascending, whether all or some of each is absent."""
+        shows = np.ones(len(clusters), np.bool_)
+        for index, where, within in self._by_table(clusters):
+            table = self.find(index)
+            if table is not None and self.header.extended_l2:
+                bitmaps = table.bitmaps[within]
+                known = (bitmaps | bitmaps >> layout.SUBCLUSTERS) & layout.SUBCLUSTERS_ALLOCATED
+                is_packed = (table.entries[within] & layout.COMPRESSED) != 0
+                shows[where] = ~is_packed & (known != layout.SUBCLUSTERS_ALLOCATED)
+            elif table is not None:
+                shows[where] = table.entries[within] == 0
+        return shows
+
+    def holds_data(self, offset: int) -> bool:
+        """Say whether any guest cluster from that offset's on has bytes of its own."""
+        first_index, first = self.locate(offset)
+        for index in self._mapping.present():
+            table = self.find(index)
+            if index < first_index or table is None:
+                continue
+            low = first if index == first_index else 0
+            entries = table.entries[low:]
+            has_bytes = ((entries & layout.OFFSET_MASK) != 0) & ((entries & layout.ZERO) == 0)
+            if self.header.extended_l2:
+                has_bytes &= (table.bitmaps[low:] & layout.SUBCLUSTERS_ALLOCATED) != 0
+            if (has_bytes | ((entries & layout.COMPRESSED) != 0)).any():
+                return True
+            self.relieve()
+        return False
+
+    def scatter(self, clusters: Int64Array, entries: Int64Array, bitmaps: Int64Array | None = None) -> None:
+        """Set the entries of guest clusters, ascending, in whichever tables they are, as `replace` does."""
+        for index, where, within in self._by_table(clusters):
+            self._change(index, within, entries[where], None if bitmaps is None else bitmaps[where])
+            self.relieve()
+
+    def _by_table(self, clusters: Int64Array) -> Iterator[tuple[int, slice, Int64Array]]:
+        """Yield (L1 index, which of the clusters, their L2 indexes) for each table that clusters, ascending, are in."""
+        index, within = np.divmod(clusters, self.header.table_entries)
+        ends = [*(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
+        for low, high in zip([0, *ends[:-1]], ends, strict=True):
+            yield int(index[low]), slice(low, high), within[low:high]
+
+    def _change(self, index: int, where: slice | Int64Array, entries: Int64Array, bitmaps: Int64Array | None) -> None:
+        old = self.make(index).entries[where].copy()
+        if bitmaps is None and self.header.extended_l2:
+            is_plain = (entries != 0) & ((entries & layout.COMPRESSED) == 0)
+            bitmaps = np.where(is_plain, np.int64(layout.SUBCLUSTERS_ALLOCATED), np.int64(0))
+        self._mapping.set(index, where, entries, bitmaps)
         self._release(old[old != entries])
 
     def drop_beyond(self, offset: int) -> None:
@@ -74,7 +145,7 @@ class Ledger:
         for index in self._mapping.present():
             table = self.find(index)
             low = first if index == first_index else 0
-            if index >= first_index and table is not None and table.entries[low:].any():
+            if index >= first_index and table is not None and table.words[low * table.width :].any():
                 self.replace(index, low, np.zeros(len(table.entries) - low, np.int64))
                 self.relieve()
 
@@ -89,6 +160,10 @@ class Ledger:
         """Return (first host cluster, how many): at least one and up to count of them in a row."""
         return self._allocator.allocate(count)
 
+    def allocate_packed(self, lengths: list[int]) -> Int64Array:
+        """Return where compressed clusters of these lengths in bytes go, one behind the other as far as that goes."""
+        return self._allocator.allocate_packed(lengths)
+
     @property
     def _file_size(self) -> int:
         return self._refcounts.end << self.header.cluster_bits
@@ -102,9 +177,9 @@ class Ledger:
         plain = entries[~is_packed] & layout.OFFSET_MASK
         self._allocator.release(plain[plain != 0] >> bits)
         start = compressed.offsets(entries[is_packed], bits)
-        last = (start + compressed.lengths(entries[is_packed], bits) - 1) >> bits
-        for one, other in zip((start >> bits).tolist(), last.tolist(), strict=True):
-            self._allocator.release(np.arange(one, other + 1, dtype=np.int64))
+        first, last = start >> bits, (start + compressed.lengths(entries[is_packed], bits) - 1) >> bits
+        for step in range(_PACKED_SPAN):
+            self._allocator.release((first + step)[first + step <= last])
 
     # --- coming to disk -----------------------------------------------------------------------------------------------
 
@@ -147,8 +222,6 @@ def _check_writable(parsed: header.Header) -> None:
     problem = None
     if parsed.incompatible & (layout.INCOMPATIBLE_DIRTY | layout.INCOMPATIBLE_CORRUPT):
         problem = "it is marked dirty or corrupt"
-    elif parsed.extended_l2:
-        problem = "extended L2 entries are not written"
     elif parsed.snapshot_count:
         problem = "it has internal snapshots"
     if problem:

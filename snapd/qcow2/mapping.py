@@ -19,8 +19,10 @@ from snapd.qcow2.header import Header
 class Table:
     """An L2 table in memory."""
 
-    entries: Int64Array
-    """As they are, or will be, on disk."""
+    words: Int64Array
+    """As they are, or will be, on disk: an entry each, or in extended tables an entry and its bitmap in turn."""
+    width: int
+    """Words of an entry: 1 or 2."""
     offset: int
     """Of the table in the file, in bytes."""
     is_new: bool
@@ -29,11 +31,19 @@ class Table:
     high: int = 0
     """Entries [low, high) differ from the file."""
 
-    def set(self, first: int, values: Int64Array) -> None:
-        """Change the entries from first on."""
-        last = first + len(values)
-        self.entries[first:last] = values
-        self.low, self.high = (min(self.low, first), max(self.high, last)) if self.high else (first, last)
+    @property
+    def entries(self) -> Int64Array:
+        """The standard entries, as a view."""
+        return self.words[:: self.width]
+
+    @property
+    def bitmaps(self) -> Int64Array:
+        """The bitmaps of subclusters, as a view; only extended tables have them."""
+        return self.words[1 :: self.width]
+
+    def touch(self, low: int, high: int) -> None:
+        """Note that entries [low, high) differ from the file."""
+        self.low, self.high = (min(self.low, low), max(self.high, high)) if self.high else (low, high)
 
 
 class Mapping:
@@ -44,6 +54,7 @@ class Mapping:
         self._fd = fd
         self._name = name
         self._header = header
+        self._width = header.entry_size // layout.ENTRY_SIZE
         self._metadata = metadata
         self._l1 = l1.copy()
         self._l1_offset = header.l1_offset
@@ -84,12 +95,12 @@ class Mapping:
         """
         table = self._tables.get(index)
         if table is None and self._l1[index] != 0:
-            entries = self._header.table_entries
             offset = int(self._l1[index]) & layout.OFFSET_MASK
             if self._l1[index] >= 0:
                 raise errors.Corrupt(what=self._name, problem=f"the L2 table at offset {offset} is shared")
-            table = Table(tables.read_table(self._fd, offset, entries, self._name), offset, is_new=False)
-            self._check(table, index * entries, file_size)
+            words = tables.read_table(self._fd, offset, self._header.pointers_per_cluster, self._name)
+            table = Table(words, self._width, offset, is_new=False)
+            self._check(table, file_size)
             self._tables[index] = table
         return table
 
@@ -98,16 +109,25 @@ class Mapping:
         table = self.find(index, file_size)
         if table is None:
             cluster, _ = allocator.allocate(1)
-            table = Table(
-                np.zeros(self._header.table_entries, np.int64), cluster * self._header.cluster_size, is_new=True
-            )
+            words = np.zeros(self._header.pointers_per_cluster, np.int64)
+            table = Table(words, self._width, cluster * self._header.cluster_size, is_new=True)
             self._tables[index] = table
             self._dirty.add(index)
         return table
 
-    def set(self, index: int, first: int, values: Int64Array) -> None:
-        """Change entries of a table that `find` or `make` returned."""
-        self._tables[index].set(first, values)
+    def set(self, index: int, where: slice | Int64Array, entries: Int64Array, bitmaps: Int64Array | None) -> None:
+        """Change entries, a range of them or ascending ones, of a table that `find` or `make` returned.
+
+        Extended tables need the bitmaps that go with the entries; others take None.
+        """
+        table = self._tables[index]
+        table.entries[where] = entries
+        if bitmaps is not None:
+            table.bitmaps[where] = bitmaps
+        if isinstance(where, slice):
+            table.touch(where.start, where.stop)
+        else:
+            table.touch(int(where[0]), int(where[-1]) + 1)
         self._dirty.add(index)
 
     def grow_l1(self, entries: int, allocator: Allocator) -> None:
@@ -122,10 +142,9 @@ class Mapping:
         self._l1_moved = True
         allocator.retire(old // size, units.divide_up(old_size, size))
 
-    def _check(self, table: Table, first_guest: int, file_size: int) -> None:
+    def _check(self, table: Table, file_size: int) -> None:
         header = self._header
-        heads = tables.cut(table.entries, header.cluster_size, np.empty(0, np.int64))
-        found = tables.Runs(first_guest + heads, np.diff(heads, append=len(table.entries)), table.entries[heads])
+        found = tables.runs_of(table.words, header, np.empty(0, np.int64))
         if tables.judge(found, header, file_size, self._metadata).bad.any():
             raise errors.Corrupt(what=self._name, problem=f"impossible entry in the L2 table at offset {table.offset}")
 
@@ -136,7 +155,7 @@ class Mapping:
         for index in sorted(self._dirty):
             table = self._tables[index]
             if table.is_new:
-                fsops.pwrite(self._fd, table.entries.astype(">i8").tobytes(), table.offset)
+                fsops.pwrite(self._fd, table.words.astype(">i8").tobytes(), table.offset)
                 self._l1[index] = table.offset | layout.COPIED
         if self._l1_moved:
             size = self._header.cluster_size
@@ -144,15 +163,15 @@ class Mapping:
             fsops.pwrite(self._fd, data.ljust(units.round_up(len(data), size), b"\0"), self._l1_offset)
 
     def publish(self, size_bytes: int) -> None:
-        """Write the entries that make visible what is durable by now; each write may be torn between entries.
+        """Write the entries that make visible what is durable by now; each write may be torn between sectors.
 
         size_bytes is the disk's size as the header has it.
         """
         for index in sorted(self._dirty):
             table = self._tables[index]
             if not table.is_new:
-                changed = table.entries[table.low : table.high].astype(">i8")
-                fsops.pwrite(self._fd, changed.tobytes(), table.offset + table.low * layout.ENTRY_SIZE)
+                changed = table.words[table.low * table.width : table.high * table.width].astype(">i8")
+                fsops.pwrite(self._fd, changed.tobytes(), table.offset + table.low * self._header.entry_size)
             elif not self._l1_moved:
                 entry = self._l1[index : index + 1].astype(">i8")
                 fsops.pwrite(self._fd, entry.tobytes(), self._l1_offset + index * layout.ENTRY_SIZE)

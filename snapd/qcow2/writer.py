@@ -10,20 +10,15 @@ Others are kept out by locks. Knows nothing of volumes.
 import errno
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import compressed, header, image, layout, ledger, locks
+from snapd.qcow2 import bulk, clusters, header, image, layout, ledger, locks, packing, subclusters
 from snapd.qcow2.chain import Chain
-
-Put = Callable[[int, int, int], None]
-"""put(host offset, offset within the piece, length): writes that part of the caller's piece to the file, all bytes."""
 
 
 class Writer:
@@ -40,9 +35,8 @@ class Writer:
         self._ledger = ledger.Ledger(fd, path.name)
         self.header = self._ledger.header
         self._backing = backing
-        self._has_backing = backing is not None or self.header.backing_name is not None
-        self._bits = self.header.cluster_bits
-        self._size_bytes = self.header.size_bytes
+        kind = subclusters.Subclusters if self.header.extended_l2 else clusters.Clusters
+        self._clusters = kind(fd, path.name, self._ledger, backing)
         self._unsynced = False
         self._broken = False
 
@@ -68,7 +62,7 @@ class Writer:
     @property
     def size_bytes(self) -> int:
         """Bytes of the disk that the guest sees."""
-        return self._size_bytes
+        return self._clusters.size_bytes
 
     @property
     def cluster_size(self) -> int:
@@ -80,85 +74,107 @@ class Writer:
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write data at offset; both offset and length are multiples of 512.
 
-        Raises errors.OutOfRange, errors.Corrupt, errors.StorageFull, errors.StorageFailed.
+        Raises errors.InvalidField, errors.OutOfRange, errors.Corrupt, errors.StorageFull, errors.StorageFailed.
         """
         view = memoryview(data).cast("B")
         with self._changing(offset, len(view)):
             for start, length, whole in self._pieces(offset, len(view)):
                 piece = view[start - offset : start - offset + length]
                 if whole:
-                    self._store(start, length, self._putting(piece))
+                    self._clusters.store(start, length, self._clusters.putting(piece))
                 else:
-                    self._store_part(start, piece)
+                    self._clusters.store_part(start, piece)
 
-    def copy_from(self, fd: int, source_offset: int, offset: int, length: int) -> None:
-        """Take whole clusters from another file, inside the kernel, sharing blocks where the file system can.
+    def write_compressed(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write whole clusters, compressed where that makes them shorter; zeros take no place. Raises as `write`."""
+        packed = packing.pack(data, self.cluster_size, self.header.compression_type)
+        self.write_packed(offset, data, packed)
 
-        Raises ValueError for a range that isn't whole clusters, and what `write` raises.
+    def write_packed(self, offset: int, data: bytes | bytearray | memoryview, packed: packing.Packed) -> None:
+        """Write whole clusters of which `packing.pack` returned `packed`. Raises as `write`."""
+        view = memoryview(data).cast("B")
+        self._require_whole(offset, len(view))
+        size = self.cluster_size
+        with self._changing(offset, len(view)):
+            for start, length, _ in self._pieces(offset, len(view)):
+                at = start - offset
+                part = packed[at // size : units.divide_up(at + length, size)]
+                self._clusters.store_packed(start, view[at : at + length], part)
+
+    def copy_extents(self, fd: int, start: Int64Array, length: Int64Array, source: Int64Array) -> None:
+        """Take extents, whole clusters each, from another file inside the kernel, sharing blocks where that can be.
+
+        start: guest offsets, ascending and disjoint; source: offsets in the other file; all in bytes and equally many.
+        The disk's last cluster may be cut short by its end. Raises errors.InvalidField for what isn't whole clusters,
+        and what `write` raises.
         """
-        self._require_whole(offset, length)
-
-        def put_from(start: int) -> Put:
-            def put(host: int, at: int, n: int) -> None:
-                source = source_offset + start - offset + at
-                if not fsops.clone_range(fd, self._fd, source, host, n):
-                    fsops.copy_range(fd, self._fd, source, host, n)
-
-            return put
-
-        with self._changing(offset, length):
-            for start, count, whole in self._pieces(offset, length):
-                if whole:
-                    self._store(start, count, put_from(start))
-                else:
-                    self._store_part(start, _read_exactly(fd, count, source_offset + start - offset))
+        if len(start) == 0:
+            return
+        end = int(start[-1] + length[-1])
+        first = int(start[0])
+        self._require_whole(first, end - first)
+        if ((start[1:] % self.cluster_size != 0) | (length[:-1] % self.cluster_size != 0)).any():
+            raise errors.InvalidField(field="start", problem="some extents are not whole clusters")
+        rest = end % self.cluster_size
+        with self._changing(first, end - first):
+            length = length.copy()
+            length[-1] -= rest
+            bulk.adopt(self._fd, self._ledger, fd, start, length, source)
+            if rest:
+                data = _read_exactly(fd, rest, int(source[-1] + length[-1]))
+                self._clusters.store_part(end - rest, data)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Have a range read as zeros, whatever lies below. Whole clusters give their space back. Raises as `write`."""
         with self._changing(offset, length):
             for start, count, whole in self._pieces(offset, length):
                 if whole or self._is_last(start, count):
-                    self._zero_whole(start, count)
-                elif not self._reads_zero(start):
-                    self._store_part(start, memoryview(bytes(count)))
+                    self._clusters.zero(start, count)
+                else:
+                    self._clusters.zero_part(start, count)
 
     def hide_backing(self, offset: int, length: int) -> None:
         """Have what is absent in a range read as zeros, whatever lies below, and leave the rest. Raises as `write`."""
         with self._changing(offset, length):
             for start, count, whole in self._pieces(offset, length):
                 if whole or self._is_last(start, count):
-                    self._zero_whole(start, count, absent_only=True)
-                elif self._ledger.entry(start) == 0 and self._has_backing:
-                    self._store_part(start, memoryview(bytes(count)))
+                    self._clusters.hide(start, count)
+                else:
+                    self._clusters.hide_part(start, count)
 
     def discard(self, offset: int, length: int) -> None:
         """Give back the clusters that lie wholly in the range; they read as zeros. Raises as `write`."""
         first = units.round_up(offset, self.cluster_size)
         end = offset + length
-        last = end if end == self._size_bytes else units.round_down(end, self.cluster_size)
+        last = end if end == self.size_bytes else units.round_down(end, self.cluster_size)
         if first < last:
             self.write_zeroes(first, last - first)
 
-    def resize(self, size_bytes: int) -> None:
+    def resize(self, size_bytes: int, *, force: bool = False) -> None:
         """Give the disk another size; what is new reads as zeros, what is cut off is gone. The flush makes it the size.
 
-        Raises errors.InvalidField for a size that the format can't hold.
+        Raises errors.InvalidField for a size that the format can't hold, errors.DataBeyondEnd if data would go, unless
+        forced: what shows of the backing file counts, and of data that the new end cuts through no byte is looked at.
         """
-        entries = header.l1_entries_for(size_bytes, self._bits)
+        entries = header.l1_entries_for(size_bytes, self.header.cluster_bits, self.header.entry_size)
         if size_bytes < 0 or size_bytes % units.SECTOR or entries * layout.ENTRY_SIZE > layout.L1_BYTES_MAX:
             raise errors.InvalidField(field="size_bytes", problem=f"{size_bytes} bytes are no disk that qcow2 can hold")
-        old = self._size_bytes
+        old = self.size_bytes
         if size_bytes > old:
             with self._guarded():
                 self._ledger.grow(size_bytes)
-            self._size_bytes = size_bytes
-            self.write_zeroes(old, size_bytes - old)
+            self._clusters.size_bytes = size_bytes
+            # Beyond its end a backing file shows nothing.
+            shown = size_bytes if self._backing is None else min(size_bytes, self._backing.size_bytes)
+            self.write_zeroes(old, max(old, shown) - old)
         elif size_bytes < old:
-            cut = min(units.round_up(size_bytes, self.cluster_size), old)
-            self.write_zeroes(size_bytes, cut - size_bytes)
+            if not force and self._clusters.holds_data(size_bytes, old):
+                raise errors.DataBeyondEnd(name=self.path.name, size_bytes=size_bytes)
+            kept = units.round_up(size_bytes, self.cluster_size)
+            self.write_zeroes(size_bytes, min(kept, old) - size_bytes)
             with self._guarded():
-                self._ledger.drop_beyond(cut)
-            self._size_bytes = size_bytes
+                self._ledger.drop_beyond(kept)
+            self._clusters.size_bytes = size_bytes
         self._ledger.size_bytes = size_bytes
         self._unsynced = True
 
@@ -213,17 +229,18 @@ class Writer:
     @contextmanager
     def _changing(self, offset: int, length: int) -> Iterator[None]:
         if offset % units.SECTOR or length % units.SECTOR:
-            raise ValueError(f"offset {offset} and length {length} must be multiples of {units.SECTOR}")
-        if not 0 <= offset <= self._size_bytes - length:
-            raise errors.OutOfRange(name=self.path.name, offset=offset, length=length, size_bytes=self._size_bytes)
+            problem = f"offset {offset} and length {length} are not multiples of {units.SECTOR}"
+            raise errors.InvalidField(field="offset", problem=problem)
+        if not 0 <= offset <= self.size_bytes - length:
+            raise errors.OutOfRange(name=self.path.name, offset=offset, length=length, size_bytes=self.size_bytes)
         with self._guarded():
             self._unsynced = True
             yield
 
     def _require_whole(self, offset: int, length: int) -> None:
         end = offset + length
-        if offset % self.cluster_size or (end % self.cluster_size and end != self._size_bytes):
-            raise ValueError(f"{length} bytes at {offset} are not whole clusters")
+        if offset % self.cluster_size or (end % self.cluster_size and end != self.size_bytes):
+            raise errors.InvalidField(field="offset", problem=f"{length} bytes at {offset} are not whole clusters")
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
         """Yield (offset, length, whole): runs of whole clusters of one L2 table each, and parts of clusters.
@@ -245,96 +262,7 @@ class Writer:
 
     def _is_last(self, offset: int, length: int) -> bool:
         """Say whether a range is the disk's last cluster, which the disk's end cuts short."""
-        return offset % self.cluster_size == 0 and offset + length == self._size_bytes
-
-    def _store(self, offset: int, length: int, put: Put) -> None:
-        """Place whole clusters of one L2 table: over those that are the image's own, else in new ones."""
-        index, first = self._ledger.locate(offset)
-        count = length >> self._bits
-        old = self._ledger.make(index).entries[first : first + count].copy()
-        for low, high in _runs_to_store(old, self.cluster_size):
-            if _is_own(int(old[low])):
-                put(int(old[low]) & layout.OFFSET_MASK, low << self._bits, (high - low) << self._bits)
-                continue
-            at = low
-            while at < high:
-                cluster, got = self._ledger.allocate(high - at)
-                put(cluster << self._bits, at << self._bits, got << self._bits)
-                hosts = np.arange(cluster, cluster + got, dtype=np.int64) << self._bits
-                self._ledger.replace(index, first + at, hosts | layout.COPIED)
-                at += got
-
-    def _store_part(self, offset: int, data: memoryview) -> None:
-        """Write a part of one cluster, whose rest stays as it reads."""
-        entry = self._ledger.entry(offset)
-        within = offset % self.cluster_size
-        if _is_own(entry):
-            fsops.pwrite(self._fd, data, (entry & layout.OFFSET_MASK) + within)
-            return
-        cluster = self._read_cluster(offset - within, entry)
-        cluster[within : within + len(data)] = data
-        self._store(offset - within, self.cluster_size, self._putting(memoryview(cluster)))
-
-    def _putting(self, data: memoryview) -> Put:
-        """Return how to put the bytes of data."""
-        return lambda host, at, n: fsops.pwrite(self._fd, data[at : at + n], host)
-
-    def _read_cluster(self, start: int, entry: int) -> bytearray:
-        """Return what the cluster at a guest offset reads as now, padded beyond the disk's end."""
-        content = bytearray(self.cluster_size)
-        if entry & layout.COMPRESSED:
-            return bytearray(compressed.read(self._fd, self.path.name, entry, self._bits, self.header.compression_type))
-        if entry == 0 and self._has_backing:
-            if self._backing is None:
-                raise ValueError("writing a part of a cluster needs the chain that lies below")
-            visible = min(self.cluster_size, self._size_bytes - start, self._backing.size_bytes - start)
-            if visible > 0:
-                self._backing.read_into(start, memoryview(content)[:visible])
-        elif entry != 0 and not entry & layout.ZERO:
-            data = os.pread(self._fd, self.cluster_size, entry & layout.OFFSET_MASK)
-            content[: len(data)] = data
-        return content
-
-    def _reads_zero(self, offset: int) -> bool:
-        entry = self._ledger.entry(offset)
-        if entry == 0:
-            return not self._has_backing
-        return not entry & layout.COMPRESSED and bool(entry & layout.ZERO)
-
-    def _zero_whole(self, offset: int, length: int, *, absent_only: bool = False) -> None:
-        """Have clusters of one L2 table, whole but for the disk's last, read as zeros."""
-        index, first = self._ledger.locate(offset)
-        count = units.divide_up(length, self.cluster_size)
-        table = self._ledger.find(index)
-        if table is None and not self._has_backing:
-            return
-        if self.header.version == 2 and self._has_backing:
-            # Version 2 can't say zero, and what is absent shows the backing file.
-            for start in range(offset, offset + length, self.cluster_size):
-                if absent_only and self._ledger.entry(start) != 0:
-                    continue
-                self._store(start, self.cluster_size, self._putting(memoryview(bytes(self.cluster_size))))
-            return
-        old = (table or self._ledger.make(index)).entries[first : first + count]
-        zero = 0 if self.header.version == 2 else layout.ZERO
-        changed = (old == 0) if absent_only else (old != zero) & (self._has_backing | (old != 0))
-        if changed.any():
-            self._ledger.replace(index, first, np.where(changed, np.int64(zero), old))
-
-
-def _is_own(entry: int) -> bool:
-    """Say whether an entry refers to a plain cluster that nothing else refers to."""
-    return entry < 0 and not entry & (layout.COMPRESSED | layout.ZERO)
-
-
-def _runs_to_store(entries: Int64Array, cluster_size: int) -> list[tuple[int, int]]:
-    """Return (low, high) of the runs that go to one place: own clusters in a row, or clusters to be allocated."""
-    if len(entries) == 1:
-        return [(0, 1)]
-    own = (entries & (layout.COPIED | layout.COMPRESSED | layout.ZERO)) == layout.COPIED
-    follows = (own[1:] == own[:-1]) & (~own[1:] | (np.diff(entries) == cluster_size))
-    starts = [0, *(np.flatnonzero(~follows) + 1).tolist()]
-    return list(zip(starts, [*starts[1:], len(entries)], strict=True))
+        return offset % self.cluster_size == 0 and offset + length == self.size_bytes
 
 
 def _read_exactly(fd: int, length: int, offset: int) -> memoryview:

@@ -4,6 +4,7 @@ import pathlib
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from snapd import units
@@ -60,7 +61,9 @@ class Disk:
         source = self.path.with_suffix(".source")
         source.write_bytes(b"skipped " * 64 + data)
         with source.open("rb") as file:
-            self.writer.copy_from(file.fileno(), 512, offset, length)
+            self.writer.copy_extents(
+                file.fileno(), np.array([offset], np.int64), np.array([length], np.int64), np.array([512], np.int64)
+            )
         self.model[offset : offset + length] = data
 
     def content(self) -> bytes:
