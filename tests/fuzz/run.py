@@ -48,7 +48,7 @@ def main() -> int:
             "-print_final_stats=1",
             "-len_control=0",
         ]
-        folders = [corpus, HERE / "corpus", HERE / "regressions"]
+        folders = [corpus, *(folder for folder in (HERE / "corpus", HERE / "regressions") if folder.is_dir())]
         command = [sys.executable, "-m", "tests.fuzz.target", *flags, *map(str, [*folders, findings])]
         status = subprocess.run(command, check=False).returncode
         if status not in (0, *_ENDED_BY_INPUT):
