@@ -12,7 +12,7 @@ from typing import Self
 
 from snapd import blockmap, errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import compressed, header, locks, tables
+from snapd.qcow2 import bitmaps, compressed, header, layout, locks, snapshots, tables
 
 
 def _open_regular(path: pathlib.Path) -> int:
@@ -51,6 +51,9 @@ class Image:
         """Length of the file in bytes when it was opened."""
         self._fd = fd
         self._tables: tuple[Int64Array, tables.Metadata] | None = None
+        self._snapshots: tuple[snapshots.Snapshot, ...] | None = None
+        self._active = parsed
+        """The header as the file has it, whatever snapshot this shows."""
 
     @classmethod
     def open(cls, path: pathlib.Path, *, locked: bool = True) -> Self:
@@ -104,8 +107,39 @@ class Image:
     def l1_and_metadata(self) -> tuple[Int64Array, tables.Metadata]:
         """Return the L1 table as it is on disk, found sound, and where metadata lies. Raises errors.Corrupt."""
         if self._tables is None:
-            self._tables = tables.read_l1(self._fd, self.header, self.file_size, self._name)
+            known = self.snapshots()
+            others = [
+                (self._active.l1_offset, self._active.l1_size * layout.ENTRY_SIZE),
+                (self._active.snapshots_offset, snapshots.table_bytes(known)),
+                *((each.l1_offset, each.l1_size * layout.ENTRY_SIZE) for each in known),
+            ]
+            self._tables = tables.read_l1(self._fd, self.header, self.file_size, self._name, others)
         return self._tables
+
+    def snapshots(self) -> tuple[snapshots.Snapshot, ...]:
+        """Return the internal snapshots. Raises errors.ImageRefused for a snapshot table that can't be."""
+        if self._snapshots is None:
+            with fsops.translated(self.path):
+                self._snapshots = snapshots.read(self._fd, self.header, self.file_size)
+        return self._snapshots
+
+    def of_snapshot(self, id_or_name: str) -> "Image":
+        """Return the image as an internal snapshot shows it: its disk's size and contents, on the same backing file.
+
+        It has a descriptor of its own and is closed by itself, before or after this one; the locks last until both
+        are. Raises errors.NotFound, errors.ImageRefused.
+        """
+        known = self.snapshots()
+        seen = snapshots.header_of(snapshots.find(known, id_or_name), self.header)
+        with fsops.translated(self.path):
+            view = Image(self.path, os.dup(self._fd), self.file_size, seen)
+        view._snapshots, view._active = known, self._active
+        return view
+
+    def bitmaps(self) -> tuple[bitmaps.Bitmap, ...]:
+        """Return the persistent bitmaps. Raises errors.ImageRefused for a directory of them that can't be."""
+        with fsops.translated(self.path):
+            return bitmaps.read(self._fd, self.header, self.file_size)
 
     def read_cluster(self, entry: int) -> bytes:
         """Return the cluster that a compressed L2 entry describes, whole. Raises errors.Corrupt."""

@@ -65,7 +65,7 @@ BITMAPS: Final = struct.Struct(">IIQQ")
 BITMAP_ENTRY: Final = struct.Struct(">QIIBBHI")
 """table offset, table entries, flags, type, granularity bits, lengths of name and extra data"""
 SNAPSHOT: Final = struct.Struct(">QIHHIIQII")
-"""L1 offset, L1 entries, lengths of id and name, date in seconds and nanoseconds, clock, VM state, extra data's length"""
+"""L1 offset, L1 entries, lengths of id and name, date in seconds and nanoseconds, clock, VM state, extra data"""
 BITMAP_ENTRY_BYTES_MIN: Final = 24
 """Of an entry of the bitmap directory, without its extra data, its name and its padding."""
 SNAPSHOT_BYTES_MIN: Final = 40

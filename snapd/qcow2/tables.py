@@ -6,7 +6,7 @@ is never taken for a hole. Knows nothing of caches, chains or writing. Source: q
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from snapd import blockmap, errors, units
 from snapd.blockmap import Int64Array, UInt8Array
 from snapd.qcow2 import compressed, layout
 from snapd.qcow2.header import Header
+
+Ranges = Sequence[tuple[int, int]]
+"""(offset, length) in bytes of parts of the file."""
 
 _CHUNK_WORDS = 1 << 19
 """Words of L2 tables cut at a time: 4 MiB, so that the passes over them stay in the processor's cache."""
@@ -64,11 +67,16 @@ class Metadata:
     end: Int64Array
 
     @classmethod
-    def of(cls, header: Header, l1: Int64Array, blocks: Int64Array) -> "Metadata":
-        """Return the ranges of the header, its tables, the L2 tables of l1 and the refcount blocks, all in bytes."""
+    def of(cls, header: Header, l1: Int64Array, blocks: Int64Array, others: Ranges = ()) -> "Metadata":
+        """Return the ranges of the header, its tables, the L2 tables of l1, the refcount blocks and others."""
         size = header.cluster_size
-        fixed = np.array([0, header.refcount_table_offset, header.l1_offset], np.int64)
-        lengths = np.array([size, header.refcount_table_clusters * size, header.l1_size * layout.ENTRY_SIZE], np.int64)
+        ranges = [
+            (0, size),
+            (header.refcount_table_offset, header.refcount_table_clusters * size),
+            (header.l1_offset, header.l1_size * layout.ENTRY_SIZE),
+            *others,
+        ]
+        fixed, lengths = np.array([each for each in ranges if each[1]], np.int64).T
         tables = np.concatenate((l1 & layout.OFFSET_MASK, blocks & layout.OFFSET_MASK))
         tables = tables[tables != 0]
         start = np.concatenate((fixed, tables))
@@ -91,8 +99,11 @@ def read_table(fd: int, offset: int, entries: int, what: str) -> Int64Array:
     return table.astype(np.int64)
 
 
-def read_l1(fd: int, header: Header, file_size: int, what: str) -> tuple[Int64Array, Metadata]:
-    """Return the L1 table as it is on disk, found sound, and where metadata lies. Raises errors.Corrupt, of `what`."""
+def read_l1(fd: int, header: Header, file_size: int, what: str, others: Ranges = ()) -> tuple[Int64Array, Metadata]:
+    """Return the L1 table as it is on disk, found sound, and where metadata lies, with others that the caller knows.
+
+    Raises errors.Corrupt, of `what`.
+    """
     l1 = read_table(fd, header.l1_offset, header.l1_size, what)
     bad = bad_pointers(l1, header, file_size)
     if bad.any():
@@ -100,10 +111,10 @@ def read_l1(fd: int, header: Header, file_size: int, what: str) -> tuple[Int64Ar
     entries = header.refcount_table_clusters * header.pointers_per_cluster
     blocks = read_table(fd, header.refcount_table_offset, entries, what)
     offsets = l1[l1 != 0] & layout.OFFSET_MASK
-    others = Metadata.of(header, l1[:0], blocks)
-    if others.meets(offsets, np.full(len(offsets), header.cluster_size, np.int64)).any():
+    fixed = Metadata.of(header, l1[:0], blocks, others)
+    if fixed.meets(offsets, np.full(len(offsets), header.cluster_size, np.int64)).any():
         raise errors.Corrupt(what=what, problem="an L2 table lies on other metadata")
-    return l1, Metadata.of(header, l1, blocks)
+    return l1, Metadata.of(header, l1, blocks, others)
 
 
 def bad_pointers(entries: Int64Array, header: Header, file_size: int) -> npt.NDArray[np.bool_]:
