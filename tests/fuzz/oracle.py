@@ -4,7 +4,8 @@
 - A map lies within the disk, and what it calls data lies within the file and nowhere on tables.
 - What the check finds no fault with, and what an import lets through, can be mapped and read (but for clusters whose
   compressed bytes are damaged: no check unpacks them).
-- Writing to an image that isn't corrupt leaves it so, holding what was written and all that was there before.
+- Writing to an image that isn't corrupt leaves it so, holding what was written and all that was there before. If
+  nothing leaked before, nothing does then.
 - A repair makes nothing worse and changes no byte that the guest sees.
 
 Time and memory are bounded by whoever runs this: libFuzzer, or the limits of the test.
@@ -114,6 +115,7 @@ class Judge:
 
     def _try_writing(self, chance: random.Random, report: check.CheckReport | None) -> None:
         sound = report is not None and report.corruptions == 0
+        clean = report is not None and report.clean
         with _refusals():
             before = self._contents()
             if not before:
@@ -121,6 +123,8 @@ class Judge:
             model = bytearray(before)
             with image.Image.open(self._path) as opened:
                 has_backing = opened.header.backing_name is not None
+                # Who writes without keeping the bitmaps up to date gives them up, and their clusters with them.
+                has_bitmaps = opened.header.bitmaps[0] > 0
             below = chain.Chain([self._below]) if has_backing else None
             target = writer.Writer.open(self._path, below)
             try:
@@ -131,8 +135,10 @@ class Judge:
             if sound:
                 with _refusals(unless=True):
                     after = check.check(self._path)
-                    if after.corruptions or (report is not None and after.leaks > report.leaks):
-                        raise Finding(f"writing turned {report} into {after}")
+                    if after.corruptions:
+                        raise Finding(f"writing corrupted {report} into {after}")
+                    if after.leaks and clean and not has_bitmaps:
+                        raise Finding(f"writing leaked clusters of {report}: {after}")
                     if self._contents() != bytes(model):
                         raise Finding("what was written doesn't read back")
 
