@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from snapd import errors, fsops
+from snapd import blockmap, errors, fsops
 from snapd.qcow2 import formats, layout
 from snapd.qcow2.header import Header
 from snapd.qcow2.image import Image
@@ -16,8 +16,18 @@ _SHOWN = 80
 
 
 def vet_import(path: pathlib.Path) -> Header:
-    """Return the header of a foreign image that stands alone. Raises as `open_import` does."""
+    """Return the header of a foreign image that stands alone and is sound.
+
+    Raises as `open_import` does, and errors.ImageRefused for an image with entries that can't be.
+    """
     with open_import(path) as opened:
+        try:
+            for start, length in blockmap.windows(opened.size_bytes):
+                opened.block_map(start, length)
+        except errors.Corrupt as damage:
+            raise errors.ImageRefused(
+                problem=f"it is damaged: {damage.problem}; have `qemu-img check -r all` repair it first"
+            ) from damage
         return opened.header
 
 

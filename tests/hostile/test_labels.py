@@ -3,7 +3,6 @@
 Cases 38 and 39.
 """
 
-import os
 import pathlib
 import random
 import subprocess
@@ -12,29 +11,12 @@ import pytest
 
 from snapd import errors, fsops, model, units
 from snapd.qcow2 import create
-from snapd.service import uploads
-from snapd.service.volumes import VolumeSpec
+from tests.hostile import imports
 from tests.unit.service import faults
 from tests.unit.service import world as worlds
 
-RAW, QCOW2 = model.ImageFormat.RAW, model.ImageFormat.QCOW2
 SIZE = units.MIB
 NOISE = random.Random(38).randbytes(SIZE)
-SPEC = VolumeSpec("", {}, model.VolumeRole.ROOT, "", 0, "")
-
-
-def begin(
-    world: worlds.World, request: model.Request, image: bytes, label: model.ImageFormat, resume_offset: int = 0
-) -> uploads.ImportUpload:
-    return world.service.transfers.begin_import(request, "e", "v", SPEC, label, len(image), resume_offset)
-
-
-def send(world: worlds.World, image: bytes, label: model.ImageFormat) -> model.Operation:
-    """Import an image as volume v, in pieces."""
-    with begin(world, worlds.request("ImportVolume"), image, label) as upload:
-        for offset in range(0, len(image), 64 * units.KIB):
-            upload.data(offset, image[offset : offset + 64 * units.KIB])
-        return upload.finish()[1]
 
 
 def planted(image: bytes, *parts: tuple[int, bytes]) -> bytes:
@@ -55,15 +37,6 @@ def made(folder: pathlib.Path, image_format: str, *options: str) -> bytes:
     return image.ljust(units.round_up(len(image), units.SECTOR), b"\0")
 
 
-def assert_nothing_is_left(world: worlds.World) -> None:
-    """Require that a refused import left no row, no layer, no image, no operation."""
-    with pytest.raises(errors.NotFound):
-        world.get_volume("v")
-    for table in ("volumes", "layers", "uploads", "intents", "operations"):
-        assert not world.rows(f"SELECT * FROM {table}"), table
-    assert [name for _, _, names in os.walk(world.settings.pool_path) for name in names] == []
-
-
 @pytest.mark.parametrize(
     ("image_format", "options", "name"),
     [
@@ -82,8 +55,8 @@ def test_another_format_under_the_label_raw_is_refused_by_name_and_leaves_nothin
     world: worlds.World, tmp_path: pathlib.Path, image_format: str, options: list[str], name: str
 ) -> None:
     with pytest.raises(errors.ImageRefused, match=f"labelled raw and has the signature of {name};"):
-        send(world, made(tmp_path, image_format, *options), RAW)
-    assert_nothing_is_left(world)
+        imports.send(world, made(tmp_path, image_format, *options), imports.RAW)
+    imports.assert_nothing_is_left(world)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +74,8 @@ def test_a_signature_alone_is_enough_to_refuse_a_raw_disk(
     world: worlds.World, offset: int, magic: bytes, name: str
 ) -> None:
     with pytest.raises(errors.ImageRefused, match=f"has the signature of {name};.*qemu-img convert -f raw"):
-        send(world, planted(NOISE, (offset, magic)), RAW)
-    assert_nothing_is_left(world)
+        imports.send(world, planted(NOISE, (offset, magic)), imports.RAW)
+    imports.assert_nothing_is_left(world)
 
 
 @pytest.mark.parametrize("image_format", ["vmdk", "vhdx", "vdi", "qed", "vpc", "parallels", "raw"])
@@ -112,22 +85,22 @@ def test_another_format_under_the_label_qcow2_is_refused_by_name_and_leaves_noth
     names = {"vpc": "the signature of VHD", "parallels": "the signature of Parallels", "raw": "the magic number"}
     wanted = names.get(image_format, f"the signature of {image_format.upper()}")
     with pytest.raises(errors.ImageRefused, match=f"no qcow2 image: .*{wanted}"):
-        send(world, made(tmp_path, image_format), QCOW2)
-    assert_nothing_is_left(world)
+        imports.send(world, made(tmp_path, image_format), imports.QCOW2)
+    imports.assert_nothing_is_left(world)
 
 
 @pytest.mark.parametrize(
     ("offset", "magic", "name"),
     [(32_769, b"CD001", "ISO 9660 and qcow2"), (-512, b"conectix", "qcow2 and VHD"), (-512, b"koly", "DMG and qcow2")],
 )
-@pytest.mark.parametrize("label", [RAW, QCOW2])
+@pytest.mark.parametrize("label", [imports.RAW, imports.QCOW2])
 def test_a_polyglot_is_refused_under_either_label(
     world: worlds.World, tmp_path: pathlib.Path, label: model.ImageFormat, offset: int, magic: bytes, name: str
 ) -> None:
     image = planted(made(tmp_path, "qcow2"), (offset, magic))
     with pytest.raises(errors.ImageRefused, match=f": {name}$|signature of {name};"):
-        send(world, image, label)
-    assert_nothing_is_left(world)
+        imports.send(world, image, label)
+    imports.assert_nothing_is_left(world)
 
 
 @pytest.mark.parametrize(("size_bytes", "label"), [(0, "0 bytes"), (65 * units.TIB, "71468255805440 bytes")])
@@ -136,25 +109,25 @@ def test_an_image_of_a_disk_that_no_volume_can_be_is_refused(
 ) -> None:
     create.create(tmp_path / "disk", size_bytes=size_bytes, cluster_size=2 * units.MIB)
     with pytest.raises(errors.ImageRefused, match=f"a disk of {label}; a volume has 1 to"):
-        send(world, (tmp_path / "disk").read_bytes(), QCOW2)
-    assert_nothing_is_left(world)
+        imports.send(world, (tmp_path / "disk").read_bytes(), imports.QCOW2)
+    imports.assert_nothing_is_left(world)
 
 
 def test_a_label_is_looked_at_also_when_the_last_stream_brings_nothing_new(world: worlds.World) -> None:
     image, request = planted(NOISE, (0, b"QFI\xfb\0\0\0\3")), worlds.request("ImportVolume")
-    with begin(world, request, image, RAW) as upload:
+    with imports.begin(world, request, image, imports.RAW) as upload:
         upload.data(0, image)
         assert upload.flush() == len(image)
     world.restart()
     with (
-        begin(world, request, image, RAW, resume_offset=len(image)) as upload,
+        imports.begin(world, request, image, imports.RAW, resume_offset=len(image)) as upload,
         pytest.raises(errors.ImageRefused, match="signature of qcow2"),
     ):
         upload.finish()
-    assert_nothing_is_left(world)
+    imports.assert_nothing_is_left(world)
 
 
-@pytest.mark.parametrize("label", [RAW, QCOW2])
+@pytest.mark.parametrize("label", [imports.RAW, imports.QCOW2])
 def test_a_refusal_that_is_cut_short_leaves_nothing_after_the_next_start(
     world: worlds.World, tmp_path: pathlib.Path, label: model.ImageFormat
 ) -> None:
@@ -163,18 +136,18 @@ def test_a_refusal_that_is_cut_short_leaves_nothing_after_the_next_start(
         faults.observing(faults.fail(5, "unlink", under=str(world.settings.pool_path))),
         pytest.raises((errors.StorageFailed, errors.ImageRefused)),
     ):
-        send(world, image, label)
+        imports.send(world, image, label)
     with pytest.raises(errors.NotFound):
         world.get_volume("v")
     world.restart()
     world.until(lambda: not world.rows("SELECT 1 FROM layers"))
-    assert_nothing_is_left(world)
+    imports.assert_nothing_is_left(world)
 
 
 def test_a_request_that_was_refused_can_be_made_again_with_the_right_image(world: worlds.World) -> None:
     request = worlds.request("ImportVolume")
     for image in (planted(NOISE, (0, b"KDMV")), NOISE):
-        with begin(world, request, image, RAW) as upload:
+        with imports.begin(world, request, image, imports.RAW) as upload:
             upload.data(0, image)
             if image is not NOISE:
                 with pytest.raises(errors.ImageRefused):
@@ -187,7 +160,7 @@ def test_a_request_that_was_refused_can_be_made_again_with_the_right_image(world
 def test_a_header_that_a_guest_wrote_into_its_raw_volume_stays_data(
     world: worlds.World, tmp_path: pathlib.Path
 ) -> None:
-    world.succeed(send(world, NOISE, RAW))
+    world.succeed(imports.send(world, NOISE, imports.RAW))
     (tmp_path / "secret").write_bytes(b"not yours".ljust(SIZE, b"."))
     create.create(tmp_path / "inner", size_bytes=SIZE, backing_name=str(tmp_path / "secret"))
     inner = (tmp_path / "inner").read_bytes()
@@ -217,13 +190,13 @@ def test_a_disk_with_a_signature_is_imported_when_it_is_wrapped_as_the_advice_sa
     subprocess.run(command, check=True, cwd=tmp_path)
     # A file ends with its guest's last cluster, whose footer would be taken for the file's own.
     image = (tmp_path / "disk").read_bytes().ljust(2 * SIZE, b"\0")
-    world.succeed(send(world, image, QCOW2))
+    world.succeed(imports.send(world, image, imports.QCOW2))
     assert world.volume_bytes("v") == disk
 
 
 def test_a_raw_disk_that_is_refused_was_never_published(world: worlds.World) -> None:
     read: list[fsops.Operation] = []
     with faults.observing(read.append), pytest.raises(errors.ImageRefused):
-        send(world, planted(NOISE, (0, b"vhdxfile")), RAW)
+        imports.send(world, planted(NOISE, (0, b"vhdxfile")), imports.RAW)
     assert not [operation for operation in read if operation.name in ("rename", "link")]
-    assert_nothing_is_left(world)
+    imports.assert_nothing_is_left(world)

@@ -159,18 +159,6 @@ def test_what_is_no_qcow2_image_is_refused(world: worlds.World) -> None:
         _import(world, DATA, QCOW2)
 
 
-def test_an_image_that_turns_out_to_be_damaged_fails_its_volume(world: worlds.World, tmp_path: pathlib.Path) -> None:
-    image = bytearray(_qcow2(tmp_path))
-    l1_offset = int.from_bytes(image[40:48], "big")
-    image[l1_offset : l1_offset + 8] = (1 << 40).to_bytes(8, "big")
-    operation = _import(world, bytes(image), QCOW2)
-    problem = world.ended(operation).error
-    assert problem is not None
-    assert world.get_volume("v").state is model.VolumeState.FAILED
-    assert not os.listdir(world.settings.pool_path / "staging")
-    world.delete_volume("v")
-
-
 def test_an_upload_that_nobody_continues_expires(world: worlds.World) -> None:
     request = worlds.request("ImportVolume")
     with _begin(world, request) as upload:
