@@ -75,7 +75,7 @@ class Judge:
             return None
 
     def _try_reading(self, *, sound: bool) -> None:
-        with _refusals(unless=sound), image.Image.open(self._path) as opened:
+        with _refusals(*([errors.Corrupt] if sound else [])), image.Image.open(self._path) as opened:
             for start, length in _parts(opened.size_bytes):
                 extents = opened.block_map(start, length)
                 _require_possible(opened, extents, start, length)
@@ -108,7 +108,7 @@ class Judge:
             vet.vet_import(self._path)
             if not hasattr(check, "require_sound"):
                 return
-            with _refusals(unless=True), image.Image.open(self._path) as opened:
+            with _refusals(*REFUSALS), image.Image.open(self._path) as opened:
                 for start, length in _parts(opened.size_bytes):
                     opened.block_map(start, length)
                 self._contents()
@@ -133,7 +133,7 @@ class Judge:
             finally:
                 target.abandon()
             if sound:
-                with _refusals(unless=True):
+                with _refusals(*REFUSALS):
                     after = check.check(self._path)
                     if after.corruptions:
                         raise Finding(f"writing corrupted {report} into {after}")
@@ -158,12 +158,12 @@ class Judge:
 
 
 @contextmanager
-def _refusals(*, unless: bool = False) -> Iterator[None]:
-    """Let refusals pass; or, if there is no reason for any, make findings of them."""
+def _refusals(*unless: type[errors.SnapdError]) -> Iterator[None]:
+    """Let refusals pass, but make findings of those for which there is no reason."""
     try:
         yield
     except REFUSALS as error:
-        if unless:
+        if isinstance(error, unless):
             raise Finding(f"refused without a reason: {error}") from error
 
 
