@@ -43,6 +43,12 @@ _EXIT_CODES: Final = {
 }
 
 
+class Damaged(click.ClickException):
+    """What was to be checked is not sound."""
+
+    exit_code = DAMAGED
+
+
 class Declined(click.ClickException):
     """The user was asked and said no."""
 

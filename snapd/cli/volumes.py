@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from snapd import units
-from snapd.cli import listing, names, output, parameters, progress, questions, session, transfers
+from snapd.cli import failures, listing, names, output, parameters, progress, questions, session, transfers
+from snapd.client import checks
 from snapd.v1 import volume_service_pb2 as api
 
 COLUMNS: list[output.Column] = [
@@ -17,6 +18,15 @@ COLUMNS: list[output.Column] = [
     ("SHARED", lambda volume: units.format_size(volume.space.shared_bytes)),
     ("INSTANCE", lambda volume: volume.instance),
     ("CREATED", lambda volume: output.moment(volume.create_time)),
+]
+CHECK_COLUMNS: list[output.Column] = [
+    ("DEPTH", lambda found: str(found.depth)),
+    ("VERDICT", lambda found: output.enum(api.CheckVolumeResponse.Verdict.DESCRIPTOR, found.verdict)),
+    ("CORRUPTIONS", lambda found: str(found.corruptions + found.check_errors)),
+    ("LEAKS", lambda found: str(found.leaks)),
+    ("FIXED", lambda found: str(found.corruptions_fixed + found.leaks_fixed)),
+    ("ALLOCATED", lambda found: f"{found.allocated_clusters} of {found.total_clusters} clusters"),
+    ("PROBLEM", lambda found: found.problem),
 ]
 WITH_ENVIRONMENT: output.Column = ("ENVIRONMENT", lambda resource: resource.name.split("/")[1])
 
@@ -127,6 +137,19 @@ def revert(run: session.Session, name: str, snapshot: str, yes: bool, wait: bool
     questions.confirm(f"Revert {full} to {target}? What was written since its latest snapshot is lost.", yes=yes)
     answer = run.client.volumes.RevertVolume(api.RevertVolumeRequest(name=full, snapshot=target))
     _finish(run, answer.volume, answer.operation, wait=wait, title="reverting")
+
+
+@volume.command()
+@click.argument("name")
+@click.option("--repair", is_flag=True, help="Put leaks and wrong refcounts of the head right.")
+@session.pass_session
+def check(run: session.Session, name: str, repair: bool) -> None:
+    """Check the image files of a detached volume: its head (depth 0) and the layers that it stands on."""
+    full = names.full("volumes", name, run.environment)
+    found = list(checks.check_volume(run.client, full, repair=repair))
+    output.resources(run, found, CHECK_COLUMNS)
+    if any(each.verdict == api.CheckVolumeResponse.VERDICT_CORRUPT for each in found):
+        raise failures.Damaged(f"{full} is damaged")
 
 
 @volume.command()

@@ -252,6 +252,7 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
     "WriteBlocks data": {"offset": sector_offset, "data": sectors},
     "WriteBlocks hole": {"offset": sector_offset, "length": sector_length},
     "ExportVolume": {"source": required_name(names.SNAPSHOT, names.VOLUME), "start_offset": sector_offset},
+    "CheckVolume": _VOLUME,
     "CreateSnapshot": {
         **_ENVIRONMENT_PARENT,
         "snapshot_id": optional_id,

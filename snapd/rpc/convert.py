@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from snapd import model
 from snapd.rpc import errors as statuses
 from snapd.rpc import methods
-from snapd.service import lookup
+from snapd.service import checking, lookup
 from snapd.service import names as service_names
 from snapd.v1 import (
     environment_service_pb2,
@@ -158,6 +158,34 @@ def volume(found: model.Volume, space: model.Space) -> volume_service_pb2.Volume
     )
     if found.source_snapshot:
         result.source_snapshot = found.source_snapshot
+    return result
+
+
+def layer_check(found: checking.LayerCheck) -> volume_service_pb2.CheckVolumeResponse:
+    """Return the verdict on one file of a volume."""
+    answer = volume_service_pb2.CheckVolumeResponse
+    result = answer(
+        depth=found.depth,
+        layer_count=found.layers,
+        problem=found.problem,
+        leaks_fixed=found.leaks_fixed,
+        corruptions_fixed=found.corruptions_fixed,
+        verdict=answer.VERDICT_CORRUPT,
+    )
+    report = found.report
+    if report is not None:
+        result.corruptions = report.corruptions
+        result.check_errors = report.check_errors
+        result.leaks = report.leaks
+        result.total_clusters = report.total_clusters
+        result.allocated_clusters = report.allocated_clusters
+        result.fragmented_clusters = report.fragmented_clusters
+        result.compressed_clusters = report.compressed_clusters
+        result.image_end_offset = report.image_end_bytes
+        if report.clean:
+            result.verdict = answer.VERDICT_CLEAN
+        elif not (report.corruptions or report.check_errors):
+            result.verdict = answer.VERDICT_LEAKING
     return result
 
 

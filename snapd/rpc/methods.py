@@ -12,7 +12,7 @@ class Kind(enum.StrEnum):
     WAIT = "wait"
     """It holds nothing but its connection until something happens."""
     STREAM = "stream"
-    """It moves the bytes of a disk."""
+    """It moves the bytes of a disk, or reads through its files."""
     WATCH = "watch"
     """Health and reflection: like a wait, but it lives until the very end of a drain."""
 
@@ -56,6 +56,7 @@ _OTHERS = (
     Method("/snapd.v1.VolumeService/ImportVolume", Kind.STREAM, changes=True),
     Method("/snapd.v1.VolumeService/WriteBlocks", Kind.STREAM, changes=True),
     Method("/snapd.v1.VolumeService/ExportVolume", Kind.STREAM, changes=False),
+    Method("/snapd.v1.VolumeService/CheckVolume", Kind.STREAM, changes=True),
 )
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from snapd import errors, model
-from snapd.rpc import convert, downloads, names, uploads
+from snapd.rpc import checking, convert, downloads, names, uploads
 from snapd.rpc.edge import Edge
 from snapd.service import volumes
 from snapd.v1 import volume_service_pb2 as messages
@@ -104,3 +104,8 @@ class VolumeServicer(volume_service_pb2_grpc.VolumeServiceServicer):
         self, request: messages.ExportVolumeRequest, context: Any
     ) -> AsyncIterator[messages.ExportVolumeResponse]:
         return downloads.export_volume(self._edge, request)
+
+    def CheckVolume(
+        self, request: messages.CheckVolumeRequest, context: Any
+    ) -> AsyncIterator[messages.CheckVolumeResponse]:
+        return checking.check_volume(self._edge, request)

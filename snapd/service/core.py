@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from snapd import clock as clocks
 from snapd import errors, model
@@ -119,8 +119,8 @@ class Core:
         )
 
     @contextmanager
-    def chain(self, top: str) -> Iterator[chains.Chain]:
-        """Open a frozen layer, and what it stands on, pinned for the length of a block.
+    def pinned(self, top: str) -> Iterator[list[model.Layer]]:
+        """Hold a head or a frozen layer, and what it stands on, for the length of a block; yields all, top first.
 
         A fold may change the chain until it is pinned, so the catalog is asked once more afterwards. Raises LayerGone.
         """
@@ -128,11 +128,16 @@ class Core:
             below = layers.chain(self.catalog.reader(), top)
             if not below or below[0].state not in (model.LayerState.FROZEN, model.LayerState.HEAD):
                 raise LayerGone(top)
-            with ExitStack() as stack:
-                stack.enter_context(self.pins.reading([layer.uid for layer in below]))
+            with self.pins.reading([layer.uid for layer in below]):
                 if layers.chain(self.catalog.reader(), top) == below:
-                    yield stack.enter_context(self.pool.opened(below))
+                    yield below
                     return
+
+    @contextmanager
+    def chain(self, top: str) -> Iterator[chains.Chain]:
+        """Open the disk that a layer shows, pinned for the length of a block. Raises LayerGone, errors.Corrupt."""
+        with self.pinned(top) as below, self.pool.opened(below) as opened:
+            yield opened
 
     @contextmanager
     def archived(self, snapshot: model.Snapshot) -> Iterator[manifests.Manifest]:

@@ -12,6 +12,7 @@ from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
 from snapd.service import (
     archiver,
+    checking,
     environments,
     heads,
     jobs,
@@ -58,6 +59,7 @@ class Service:
         )
         self._archiver = archiver.Archiver(core, self._jobs)
         self.transfers = transfers.Transfers(core, self._jobs, self._heads)
+        self.checks = checking.Checks(core, self._heads, self.transfers.reading)
         self._keeper = keeper.Keeper(core, self._jobs, self.transfers)
         self.environments = environments.Environments(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)

@@ -13,6 +13,7 @@ VOLUME_METHODS: Mapping[str, frozenset[model.VolumeState]] = {
     "DeleteVolume": frozenset({_V.CREATING, _V.READY, _V.SNAPSHOT_IN_PROGRESS, _V.FAILED}),
     "WriteBlocks": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
     "ExportVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
+    "CheckVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
     "CreateSnapshot": frozenset({_V.READY}),
     "CreateSnapshot (rapid)": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
 }

@@ -76,6 +76,11 @@ class Reading:
         with self._lock:
             return layer in self._counts
 
+    def is_read_once(self, layer: str) -> bool:
+        """Say whether exactly one call reads a head whole."""
+        with self._lock:
+            return self._counts[layer] == 1
+
 
 class VolumeWrite:
     """A stream of writes into a detached volume. Each chunk is written under the volume's mutex."""
@@ -104,7 +109,7 @@ class VolumeWrite:
         states.require_volume("WriteBlocks", self._name, volume.state)
         if self._reading.is_read(volume.head_layer):
             raise errors.WrongState(
-                name=self._name, state="being exported", method="WriteBlocks", allowed="read by nobody"
+                name=self._name, state="being exported or checked", method="WriteBlocks", allowed="read by nobody"
             )
         return volume
 
@@ -190,7 +195,8 @@ class Transfers:
         self._core = core
         self._jobs = jobs
         self._heads = heads
-        self._reading = Reading()
+        self.reading = Reading()
+        """Exports and checks under way."""
         self.active = uploads.Active()
 
     # --- in -----------------------------------------------------------------------------------------------------------
@@ -311,7 +317,7 @@ class Transfers:
         lookup.require_etag(name, volume.revision, etag)
         states.require_volume("WriteBlocks", name, volume.state)
         self._core.pool.require_room()
-        return VolumeWrite(self._core, self._heads, self._reading, volume)
+        return VolumeWrite(self._core, self._heads, self.reading, volume)
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
@@ -329,7 +335,7 @@ class Transfers:
             head = volume.head_layer
             assert head is not None
             self._heads.close(volume.uid)
-            stack.enter_context(self._reading.reading(head))
+            stack.enter_context(self.reading.reading(head))
             chain = stack.enter_context(core.chain(head))
             return Export(name, chain.size_bytes, functools.partial(export.of_chain, chain), stack.pop_all())
 

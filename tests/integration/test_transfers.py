@@ -15,6 +15,7 @@ from snapd.v1 import volume_service_pb2 as volumes
 from tests.integration import running
 
 MIB = 1 << 20
+CLUSTER = 1 << 16
 SIZE = 200 * MIB + 512
 
 Messages = Iterator[volumes.ImportVolumeRequest]
@@ -275,3 +276,46 @@ def test_a_revert_brings_back_what_the_snapshot_holds(client: running.Client) ->
     request = volumes.RevertVolumeRequest(name=volume.name, snapshot=snapshot.name)
     client.done(client.volumes.RevertVolume(request).operation)
     assert _exported(client, volume.name) == image
+
+
+def _leak(daemon: running.Daemon) -> None:
+    """Have a cluster of the only layer's file counted as used to which nothing refers."""
+    (path,) = daemon.state_dir.glob("pool/*/*.qcow2")
+    with path.open("r+b") as file:
+        file.seek(48)
+        file.seek(int.from_bytes(file.read(8)))
+        block_offset = int.from_bytes(file.read(8))
+        cluster = -(-path.stat().st_size // CLUSTER)
+        file.seek(block_offset + 2 * cluster)
+        file.write(b"\0\1")
+        file.truncate((cluster + 1) * CLUSTER)
+
+
+def test_a_check_tells_of_every_file_and_repairs_the_head(daemon: running.Daemon, client: running.Client) -> None:
+    image = {0: b"a" * MIB}
+    volume = _import(client, image, 4 * MIB)
+    _leak(daemon)
+    answer = volumes.CheckVolumeResponse
+    (found,) = client.volumes.CheckVolume(volumes.CheckVolumeRequest(name=volume.name))
+    assert (found.verdict, found.leaks, found.allocated_clusters) == (answer.VERDICT_LEAKING, 1, 16)
+    (found,) = client.volumes.CheckVolume(volumes.CheckVolumeRequest(name=volume.name, repair=True))
+    assert (found.verdict, found.leaks, found.leaks_fixed) == (answer.VERDICT_CLEAN, 0, 1)
+    client.snapshots.CreateSnapshot(
+        snapshot_service_pb2.CreateSnapshotRequest(
+            parent="environments/a", snapshot=snapshot_service_pb2.Snapshot(source_volume=volume.name), rapid=True
+        )
+    )
+    both = list(client.volumes.CheckVolume(volumes.CheckVolumeRequest(name=volume.name)))
+    assert [(each.depth, each.layer_count, each.verdict) for each in both] == [
+        (0, 2, answer.VERDICT_CLEAN),
+        (1, 2, answer.VERDICT_CLEAN),
+    ]
+    assert _exported(client, volume.name) == image
+
+
+def test_a_check_is_refused_in_typed_errors(client: running.Client) -> None:
+    missing = volumes.CheckVolumeRequest(name="environments/a/volumes/none")
+    refused = _refusal(lambda: list(client.volumes.CheckVolume(missing)))
+    assert (refused.code(), running.reason(refused)) == (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND")
+    nameless = _refusal(lambda: list(client.volumes.CheckVolume(volumes.CheckVolumeRequest(name="v1"))))
+    assert running.info(nameless).metadata["field"] == "name"

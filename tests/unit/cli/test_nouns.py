@@ -4,6 +4,7 @@ import random
 import pytest
 
 from snapd import units
+from snapd.v1 import volume_service_pb2
 from tests.unit.cli.conftest import Snapvol
 from tests.unit.client import stub_daemon
 
@@ -133,3 +134,24 @@ def test_a_file_comes_back_as_it_went(snapvol: Snapvol, memory: stub_daemon.Memo
     assert memory.contents["environments/blue/volumes/root"].startswith(b"data" * 128 + b"boot")
     assert snapvol("volume", "export", "--volume", "root", str(tmp_path / "out.raw"), "--force").code == 0
     assert (tmp_path / "out.raw").read_bytes().startswith(b"data")
+
+
+def test_a_check_shows_every_file_and_fails_on_damage(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    snapvol("volume", "create", "root", "--size", "1M")
+    answer = volume_service_pb2.CheckVolumeResponse
+    memory.verdicts = [answer.VERDICT_CLEAN, answer.VERDICT_LEAKING]
+    shown = snapvol("volume", "check", "root")
+    assert shown.code == 0
+    assert [line.split()[:2] for line in shown.out.splitlines()] == [
+        ["DEPTH", "VERDICT"],
+        ["0", "CLEAN"],
+        ["1", "LEAKING"],
+    ]
+    memory.verdicts = [answer.VERDICT_CORRUPT]
+    damaged = snapvol("volume", "check", "root", "-o", "json")
+    assert damaged.code == 6
+    assert damaged.json == [{"layer_count": 1, "verdict": "VERDICT_CORRUPT", "total_clusters": "16"}]
+    assert "environments/blue/volumes/root is damaged" in damaged.err
+    repaired = snapvol("volume", "check", "root", "--repair", "-o", "json")
+    assert (repaired.code, repaired.json[0]["leaks_fixed"]) == (0, "3")
+    assert snapvol("volume", "check", "none").code == 3

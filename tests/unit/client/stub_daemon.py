@@ -64,6 +64,8 @@ class Memory:
     """Offset from which on the pool is full."""
     corrupt: bool = False
     """Whether downloads carry wrong checksums."""
+    verdicts: list[Any] = dataclasses.field(default_factory=list)
+    """What a check finds, file by file."""
     turns: int = 0
     """How often an operation is asked for before it is done."""
 
@@ -239,6 +241,23 @@ class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
         assert not growing or piece.offset == len(content)
         content[piece.offset : piece.offset + len(data)] = data
         return int(piece.offset) + len(data)
+
+    def CheckVolume(self, request: Any, context: Any) -> Iterator[Any]:
+        self._memory.begin("CheckVolume", request, context)
+        self._memory.find(request.name, context)
+        answer = volume_service_pb2.CheckVolumeResponse
+        for depth, verdict in enumerate(self._memory.verdicts):
+            if request.repair and depth == 0:
+                yield answer(
+                    layer_count=len(self._memory.verdicts),
+                    verdict=answer.VERDICT_CLEAN,
+                    leaks_fixed=3,
+                    total_clusters=16,
+                )
+            else:
+                yield answer(
+                    depth=depth, layer_count=len(self._memory.verdicts), verdict=verdict, leaks=depth, total_clusters=16
+                )
 
     def ExportVolume(self, request: Any, context: Any) -> Iterator[Any]:
         self._memory.begin("ExportVolume", request, context)

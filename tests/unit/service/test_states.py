@@ -41,6 +41,11 @@ def _write(service: Service) -> None:
         write.finish()
 
 
+def _check(service: Service) -> None:
+    with service.checks.begin("e", "v", mend=False) as check:
+        assert check.next() is not None
+
+
 def _clone(service: Service) -> object:
     spec = VolumeSpec("", {}, model.VolumeRole.DATA, "", 0, "s")
     return service.volumes.create(worlds.request("CreateVolume"), "e", "clone", spec)
@@ -52,6 +57,7 @@ VOLUME_CALLS: Mapping[str, Call] = {
     "DeleteVolume": lambda service: service.volumes.delete(worlds.request("DeleteVolume"), "e", "v", "", False),
     "WriteBlocks": _write,
     "ExportVolume": lambda service: worlds.contents(service.transfers.export_volume("e", "v")),
+    "CheckVolume": _check,
     "CreateSnapshot": _snapshot(rapid=False),
     "CreateSnapshot (rapid)": _snapshot(rapid=True),
 }
