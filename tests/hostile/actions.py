@@ -43,7 +43,7 @@ def _read(path: pathlib.Path) -> str:
 
 def _check(path: pathlib.Path) -> str:
     report = check.check(path)
-    return f"{report.corruptions} corruptions, {report.leaks} leaks"
+    return f"{report.corruptions + report.check_errors} bad, {report.leaks} leaks"
 
 
 def _import(path: pathlib.Path) -> str:
@@ -71,6 +71,21 @@ def _write(path: pathlib.Path) -> str:
     return ""
 
 
+def _snapshots(path: pathlib.Path) -> str:
+    """List the internal snapshots and map the first one's disk."""
+    with Image.open(path) as opened:
+        found = opened.snapshots()
+        if found:
+            with opened.of_snapshot(found[0].id) as disk:
+                disk.block_map(0, disk.size_bytes)
+        return str(len(found))
+
+
+def _bitmaps(path: pathlib.Path) -> str:
+    with Image.open(path) as opened:
+        return str(len(opened.bitmaps()))
+
+
 ACTIONS: dict[str, Callable[[pathlib.Path], str]] = {
     "open": _open,
     "read": _read,
@@ -78,4 +93,6 @@ ACTIONS: dict[str, Callable[[pathlib.Path], str]] = {
     "import": _import,
     "merge": _merge,
     "write": _write,
+    "snapshots": _snapshots,
+    "bitmaps": _bitmaps,
 }

@@ -179,4 +179,4 @@ def test_a_header_that_lies_is_refused_whatever_is_done(worker: trial.Worker, pa
 def test_the_patient_is_sound_before_the_operation(worker: trial.Worker, patient: Patient) -> None:
     endings = worker.run(patient.path, *actions.ACTIONS, changes=True)
     assert {ending.error for ending in endings.values()} == {""}, endings
-    assert endings["check"].result == "0 corruptions, 0 leaks"
+    assert endings["check"].result == "0 bad, 0 leaks"
