@@ -153,7 +153,6 @@ class Image:
     def close(self) -> None:
         """Let go of the file. Closing twice does nothing."""
         if self._fd >= 0:
-            locks.release(self._fd)
             os.close(self._fd)
             self._fd = -1
 

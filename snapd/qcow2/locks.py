@@ -53,7 +53,7 @@ def exclusive(fd: int, name: str) -> None:
 
 
 def release(fd: int) -> None:
-    """Drop the locks, also if a child process that is being started still has the descriptor."""
+    """Drop the locks, also if a child process that is being started still has the descriptor, or a duplicate has."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, _DOES, _FORBIDS + max(_Access) + 1 - _DOES))
 
 

@@ -92,6 +92,20 @@ def test_locks_go_when_they_are_released_though_a_child_has_the_descriptor(path:
         child.communicate(b"\n")
 
 
+def test_a_snapshot_s_view_keeps_the_locks_of_its_image(path: pathlib.Path) -> None:
+    subprocess.run(["qemu-img", "snapshot", "-c", "one", str(path)], check=True)
+    opened = image.Image.open(path)
+    opened.of_snapshot("one").close()
+    with pytest.raises(errors.ImageBusy):
+        repair.repair_leaks(path)
+    view = opened.of_snapshot("one")
+    opened.close()
+    with pytest.raises(errors.ImageBusy):
+        repair.repair_leaks(path)
+    view.close()
+    repair.repair_leaks(path)
+
+
 def test_who_keeps_others_out_already_may_open_without_locks(path: pathlib.Path) -> None:
     with writer.Writer.open(path), image.Image.open(path, locked=False) as opened:
         assert opened.size_bytes == SIZE
