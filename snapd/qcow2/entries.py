@@ -26,6 +26,8 @@ class Counts:
     """Guest clusters, and what is wrong with their entries."""
 
     corruptions: int = 0
+    unseen: int = 0
+    """Those of the corruptions that QEMU takes for sound."""
     allocated: int = 0
     compressed: int = 0
     fragmented: int = 0
@@ -34,6 +36,7 @@ class Counts:
     def add(self, other: "Counts", active: int, inactive: int) -> None:
         """Add what was counted in a table that so many own L1 entries and so many of snapshots refer to."""
         self.corruptions += other.corruptions * (active + inactive)
+        self.unseen += other.unseen * (active + inactive)
         self.allocated += other.allocated * active
         self.compressed += other.compressed * active
         self.fragmented += other.fragmented * active
@@ -104,19 +107,25 @@ def _judge(entry: Int64Array, bounds: Int64Array, header: Header, file_size: int
     counts = Counts()
     others: list[Runs] = []
     heads = _heads(entry, header.cluster_size)
-    if len(entry) and not _are_plain(entry[heads]).all():
+    first = entry[heads]
+    # In most images all entries are copied data: no flag has to be looked at twice.
+    ordinary = bool(((first & ~layout.OFFSET_MASK) == layout.COPIED).all() and (first != layout.COPIED).all())
+    if not ordinary and not _are_plain(first).all():
         packed = (entry & layout.COMPRESSED) != 0
         if packed.any():
             others.append(_packed(entry[packed], header, file_size, counts))
         bare = ~packed & ((entry & layout.OFFSET_MASK) == 0)
-        counts.corruptions += int(((entry[bare] & _reserved(header, placed=False)) != 0).sum())
+        _count_reserved(entry[bare], None, layout.COPIED | _no_zero(header), counts)
         plain = np.flatnonzero(~(packed | bare))
         entry, bounds = entry[plain], np.searchsorted(plain, bounds)
         heads = _heads(entry, header.cluster_size)
+        first = entry[heads]
     length = np.diff(heads, append=len(entry))
     counts.allocated += len(entry)
-    counts.fragmented += len(heads) - _heads_at(bounds, entry, header.cluster_size)
-    plain_runs, beyond = _place(entry[heads], length, header, file_size, counts, others)
+    counts.fragmented += _count_fragments(entry, heads, bounds, header.cluster_size, ordinary=ordinary)
+    if not ordinary:
+        _count_reserved(first, length, _no_zero(header), counts)
+    plain_runs, beyond = _place(first, length, header, file_size, counts, others)
     return Found(plain_runs, beyond, others, counts)
 
 
@@ -133,18 +142,32 @@ def _are_plain(entry: Int64Array) -> BoolArray:
     return result
 
 
-def _heads_at(bounds: Int64Array, entry: Int64Array, cluster_size: int) -> int:
-    """Return how many runs begin where a table does: what comes before is another table's."""
+def _count_fragments(
+    entry: Int64Array, heads: Int64Array, bounds: Int64Array, cluster_size: int, *, ordinary: bool
+) -> int:
+    """Return how many plain entries don't follow the one before of the same table."""
     starts = np.unique(bounds[:-1][bounds[1:] > bounds[:-1]])
-    later = starts[starts > 0]
-    return len(starts) - len(later) + int((entry[later] - entry[later - 1] != cluster_size).sum())
+    where = np.searchsorted(heads, starts)
+    where = where[heads[np.minimum(where, len(heads) - 1)] == starts] if len(heads) else where
+    if ordinary:
+        return len(heads) - len(where)
+    later = np.delete(heads, where)
+    step = (entry[later] & layout.OFFSET_MASK) - (entry[later - 1] & layout.OFFSET_MASK)
+    return int((step != cluster_size).sum())
 
 
-def _reserved(header: Header, *, placed: bool) -> int:
-    """Return the bits that a standard entry may not have."""
-    flags = 0 if placed else layout.COPIED
-    zero = layout.ZERO if header.version == 2 or header.extended_l2 else 0
-    return layout.L2_RESERVED | flags | zero
+def _no_zero(header: Header) -> int:
+    """Return the zero flag if the format has none."""
+    return layout.ZERO if header.version == 2 or header.extended_l2 else 0
+
+
+def _count_reserved(entry: Int64Array, length: Int64Array | None, more: int, counts: Counts) -> None:
+    """Count the standard entries with bits that none has, or with more of them than QEMU looks at."""
+    reserved = (entry & layout.L2_RESERVED) != 0
+    unseen = ((entry & more) != 0) & ~reserved
+    times = np.ones_like(entry) if length is None else length
+    counts.unseen += int(times[unseen].sum())
+    counts.corruptions += int(times[reserved | unseen].sum())
 
 
 def _place(
@@ -154,7 +177,6 @@ def _place(
     size = header.cluster_size
     offset = entry & layout.OFFSET_MASK
     first, copied = offset >> header.cluster_bits, entry < 0
-    counts.corruptions += int(length[(entry & _reserved(header, placed=True)) != 0].sum())
     inside = np.minimum(length, np.maximum((file_size - offset + size - 1) >> header.cluster_bits, 0))
     misaligned = (offset & (size - 1)) != 0
     if misaligned.any():

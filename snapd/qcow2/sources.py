@@ -7,7 +7,6 @@ followed. Refuses only what would take unbounded work. Source: qcow2 specificati
 
 import dataclasses
 import os
-import struct
 
 import numpy as np
 
@@ -16,16 +15,10 @@ from snapd.blockmap import Int64Array
 from snapd.qcow2 import layout, pieces
 from snapd.qcow2.header import Header
 
-_SNAPSHOT = struct.Struct(">QIHHIIQII")
-"""L1 offset, L1 entries, lengths of id and name, date in seconds and nanoseconds, clock, VM state, extra data"""
 _SNAPSHOT_EXTRA_V3 = 16
-_SNAPSHOT_EXTRA_MAX = 1024
-_SNAPSHOT_TABLE_MAX = 64 * units.MIB
-_BITMAP = struct.Struct(">QIIBBHI")
-"""table offset, table entries, flags, type, granularity bits, lengths of name and extra data"""
+"""Bytes of extra data that version 3 wants: sizes of the VM state and of the disk."""
 _BITMAP_ENTRY_RESERVED = -(1 << 56) | 0x1FE
 _BITMAP_ENTRY_ONES = 1
-_AUTOCLEAR_BITMAPS = 1
 _L1_ENTRIES_MAX = 1 << 27
 """Of all L1 tables together, 1 GiB: a terabyte's thousand snapshots have a fiftieth of it."""
 _BITMAP_CLUSTERS_MAX = 1 << 22
@@ -71,8 +64,7 @@ class Sources:
         self._add_l1(header.l1_offset, header.l1_size, active=True)
         self._add_snapshots()
         self._refer(header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size)
-        if header.autoclear & _AUTOCLEAR_BITMAPS and header.extension(layout.EXTENSION_BITMAPS):
-            self._add_bitmaps()
+        self._add_bitmaps(*header.bitmaps)
         self._merge()
 
     @property
@@ -152,11 +144,16 @@ class Sources:
         at = header.snapshots_offset
         for _ in range(header.snapshot_count):
             at = units.round_up(at, 8)
-            fields = _SNAPSHOT.unpack(os.pread(self._fd, _SNAPSHOT.size, at).ljust(_SNAPSHOT.size, b"\0"))
+            fields = layout.SNAPSHOT.unpack(
+                os.pread(self._fd, layout.SNAPSHOT.size, at).ljust(layout.SNAPSHOT.size, b"\0")
+            )
             l1_offset, l1_entries, id_length, name_length = fields[:4]
             extra = fields[8]
-            at += _SNAPSHOT.size + extra + id_length + name_length
-            if extra > _SNAPSHOT_EXTRA_MAX or at - header.snapshots_offset > _SNAPSHOT_TABLE_MAX:
+            at += layout.SNAPSHOT.size + extra + id_length + name_length
+            if (
+                extra > layout.SNAPSHOT_EXTRA_BYTES_MAX
+                or at - header.snapshots_offset > layout.SNAPSHOT_TABLE_BYTES_MAX
+            ):
                 self.check_errors += 1
                 return
             if header.version >= 3 and extra < _SNAPSHOT_EXTRA_V3:
@@ -169,15 +166,16 @@ class Sources:
 
     # --- bitmaps ------------------------------------------------------------------------------------------------------
 
-    def _add_bitmaps(self) -> None:
+    def _add_bitmaps(self, count: int, offset: int, size: int) -> None:
         """Refer to the directory of bitmaps, to their tables and to their clusters."""
-        count, _, size, offset = layout.BITMAPS.unpack(self._header.extension(layout.EXTENSION_BITMAPS) or b"")
+        if count == 0:
+            return
         self._refer(offset, size)
         directory = pieces.read(self._fd, np.array([offset], np.int64), size).tobytes()
         at, found, budget = 0, 0, _BITMAP_CLUSTERS_MAX
-        while at <= size - _BITMAP.size and found < count:
-            table_offset, entries, _, _, _, name_length, extra = _BITMAP.unpack_from(directory, at)
-            at += units.round_up(_BITMAP.size + name_length + extra, 8)
+        while at <= size - layout.BITMAP_ENTRY.size and found < count:
+            table_offset, entries, _, _, _, name_length, extra = layout.BITMAP_ENTRY.unpack_from(directory, at)
+            at += units.round_up(layout.BITMAP_ENTRY.size + name_length + extra, 8)
             found += 1
             if at > size or extra or entries == 0 or table_offset == 0 or table_offset % self._header.cluster_size:
                 break

@@ -87,7 +87,8 @@ class Window:
             low, high = first - self.first, end - self.first
             kinds: list[Count] = []
             for kind in range(3):
-                if self._touched[kind, number]:
+                # Runs that continue each other have begun and ended there, and leave no difference.
+                if self._touched[kind, number] and self._steps[kind][low:high].any():
                     counts = np.cumsum(self._steps[kind][low:high], dtype=self._dtype)
                     if before[kind]:
                         counts += before[kind]
@@ -122,6 +123,8 @@ class Verdict:
 
     leaks: int = 0
     corruptions: int = 0
+    unseen: int = 0
+    """Those of the corruptions that QEMU takes for sound."""
     check_errors: int = 0
     highest: int = 0
     """The last cluster that has a refcount or is referred to."""
@@ -244,7 +247,8 @@ def _look_for_overlaps(page: Page, refcounts: Numbers, blocks: Blocks, metadata:
     places = metadata.blocks[low:high] - page.first
     times = metadata.times[low:high]
     # QEMU sees a low refcount only; where the refcounts allow for the overlap, it sees nothing at all.
-    unseen = clusters[overlaps & (refcounts[clusters] >= total[clusters])]
-    verdict.corruptions += len(np.setdiff1d(unseen, places))
+    unseen = np.setdiff1d(clusters[overlaps & (refcounts[clusters] >= total[clusters])], places)
+    verdict.unseen += len(unseen)
+    verdict.corruptions += len(unseen)
     if blocks.maximum > 1:
         verdict.corruptions += int(np.where(total[places] > times, times, times - 1).sum())
