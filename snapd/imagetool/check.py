@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from snapd import fsops
-from snapd.imagetool import command, opening
+from snapd.imagetool import command
 from snapd.qcow2 import check as checks
 from snapd.qcow2 import layout
 
@@ -43,8 +43,7 @@ def check(
     """Compare what an image's tables refer to with its refcounts, and say what is wrong."""
     del format_name
     _require_qcow2(file)
-    with opening.one(file, locked=not force_share):
-        report = checks.check(file)
+    report = checks.check(file, locked=not force_share)
     if not quiet:
         click.echo(json.dumps(document(file, report), indent=4) if output == "json" else text(report))
     context.exit(verdict(report))
@@ -52,6 +51,8 @@ def check(
 
 def verdict(report: checks.CheckReport) -> int:
     """Return the exit code that a report stands for."""
+    if report.check_errors:
+        return command.FAILED
     return CORRUPT if report.corruptions else LEAKING if report.leaks else 0
 
 
@@ -61,11 +62,13 @@ def document(file: pathlib.Path, report: checks.CheckReport) -> dict[str, Any]:
         "image-end-offset": report.image_end_bytes,
         "total-clusters": report.total_clusters,
         "allocated-clusters": report.allocated_clusters,
+        "fragmented-clusters": report.fragmented_clusters,
+        "compressed-clusters": report.compressed_clusters,
         "corruptions": report.corruptions,
         "leaks": report.leaks,
     }
     found = {name: number for name, number in numbers.items() if number}
-    return {**found, "check-errors": 0, "filename": str(file), "format": "qcow2"}
+    return {**found, "check-errors": report.check_errors, "filename": str(file), "format": "qcow2"}
 
 
 def text(report: checks.CheckReport) -> str:
@@ -75,11 +78,16 @@ def text(report: checks.CheckReport) -> str:
         lines.append(f"{report.corruptions} errors: data may be damaged, and writing may damage more.")
     if report.leaks:
         lines.append(f"{report.leaks} leaked clusters: space that nothing uses, and no harm to data.")
+    if report.check_errors:
+        lines.append(f"{report.check_errors} places could not be checked.")
     if report.clean:
         lines.append("Nothing is wrong with the image.")
     if report.allocated_clusters:
         share = 100 * report.allocated_clusters / report.total_clusters
-        lines.append(f"{report.allocated_clusters} of {report.total_clusters} clusters ({share:.2f} %) are allocated.")
+        lines.append(
+            f"{report.allocated_clusters} of {report.total_clusters} clusters ({share:.2f} %) are allocated,"
+            f" {report.compressed_clusters} of them compressed, {report.fragmented_clusters} apart from the one before."
+        )
     lines.append(f"The last cluster in use ends at offset {report.image_end_bytes}.")
     return "\n".join(lines)
 

@@ -1,19 +1,19 @@
 """`image info`: what an image's header says of it, in the fields of `qemu-img info`."""
 
+import datetime
 import json
 import os
 import pathlib
 from typing import Any
 
 import click
-import rich.console
-import rich.table
-import rich.text
 
 from snapd import units
 from snapd.imagetool import command, opening
 from snapd.qcow2 import layout
+from snapd.qcow2.bitmaps import Bitmap
 from snapd.qcow2.image import Image
+from snapd.qcow2.snapshots import Snapshot
 
 _BLOCK = 512
 """Bytes of the unit in which the kernel counts a file's space."""
@@ -54,6 +54,8 @@ def document(image: Image) -> dict[str, Any]:
         "dirty-flag": bool(header.incompatible & layout.INCOMPATIBLE_DIRTY),
         "format-specific": {"type": "qcow2", "data": _features(image)},
     }
+    if header.snapshot_count:
+        found["snapshots"] = [_snapshot(each) for each in image.snapshots()]
     if header.backing_name is not None:
         found["backing-filename"] = header.backing_name
         found["full-backing-filename"] = _full_name(image.path, header.backing_name)
@@ -73,7 +75,29 @@ def _features(image: Image) -> dict[str, Any]:
         found["lazy-refcounts"] = bool(header.compatible & layout.COMPATIBLE_LAZY_REFCOUNTS)
         found["corrupt"] = bool(header.incompatible & layout.INCOMPATIBLE_CORRUPT)
         found["extended-l2"] = header.extended_l2
+    bitmaps = image.bitmaps()
+    if bitmaps:
+        found["bitmaps"] = [_bitmap(each) for each in bitmaps]
     return found
+
+
+def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    clock_s, clock_ns = divmod(snapshot.vm_clock_ns, 10**9)
+    found = {
+        "id": snapshot.id,
+        "name": snapshot.name,
+        "vm-state-size": snapshot.vm_state_bytes,
+        "date-sec": snapshot.date_s,
+        "date-nsec": snapshot.date_ns,
+        "vm-clock-sec": clock_s,
+        "vm-clock-nsec": clock_ns,
+    }
+    return found if snapshot.icount is None else {**found, "icount": snapshot.icount}
+
+
+def _bitmap(bitmap: Bitmap) -> dict[str, Any]:
+    flags = [name for name, is_set in (("in-use", bitmap.in_use), ("auto", bitmap.auto)) if is_set]
+    return {"name": bitmap.name, "granularity": bitmap.granularity, "flags": flags}
 
 
 def _full_name(path: pathlib.Path, backing_name: str) -> str:
@@ -95,15 +119,24 @@ def _print(found: dict[str, Any]) -> None:
         ("left open by a writer", "yes" if found["dirty-flag"] else None),
         ("backing file", found.get("backing-filename")),
         ("backing file format", found.get("backing-filename-format")),
-        *((name.replace("-", " "), _plain(value)) for name, value in specific.items()),
+        *((name.replace("-", " "), _plain(value)) for name, value in specific.items() if name != "bitmaps"),
+        *(("snapshot", _snapshot_line(each)) for each in found.get("snapshots", ())),
+        *(("bitmap", _bitmap_line(each)) for each in specific.get("bitmaps", ())),
     ]
-    grid = rich.table.Table(box=None, show_header=False, pad_edge=False)
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column(overflow="fold")
+    width = max(len(name) for name, _ in rows)
     for name, value in rows:
         if value is not None:
-            grid.add_row(name, rich.text.Text(command.printable(value)))
-    rich.console.Console(highlight=False).print(grid)
+            click.echo(f"{click.style(name.ljust(width), fg='cyan')}  {command.printable(value)}")
+
+
+def _snapshot_line(snapshot: dict[str, Any]) -> str:
+    taken = datetime.datetime.fromtimestamp(snapshot["date-sec"], datetime.UTC)
+    state = f", {units.format_size(snapshot['vm-state-size'])} of a guest's state" if snapshot["vm-state-size"] else ""
+    return f"{snapshot['id']}  {snapshot['name']}  of {taken:%Y-%m-%d %H:%M:%S}Z{state}"
+
+
+def _bitmap_line(bitmap: dict[str, Any]) -> str:
+    return "  ".join([bitmap["name"], f"one bit for {units.format_size(bitmap['granularity'])}", *bitmap["flags"]])
 
 
 def _size(size_bytes: int) -> str:

@@ -40,13 +40,13 @@ class CheckReport:
         return not (self.leaks or self.corruptions or self.check_errors)
 
 
-def check(path: pathlib.Path) -> CheckReport:
-    """Return the verdict on the image at path.
+def check(path: pathlib.Path, *, locked: bool = True) -> CheckReport:
+    """Return the verdict on the image at path; `locked` is that of `Image.open`.
 
     Raises errors.ImageRefused for what `Image.open` refuses and for what would take unbounded work.
     """
-    with Image.open(path) as opened, fsops.translated(path):
-        return report(opened, survey.survey(opened))
+    with Image.open(path, locked=locked) as opened, fsops.translated(path):
+        return report(opened, survey.survey(opened.fileno(), opened.header, opened.file_size))
 
 
 def report(opened: Image, found: survey.Survey) -> CheckReport:
@@ -54,7 +54,7 @@ def report(opened: Image, found: survey.Survey) -> CheckReport:
     counts, verdict = found.counts, found.verdict
     return CheckReport(
         leaks=verdict.leaks,
-        corruptions=counts.corruptions + verdict.corruptions,
+        corruptions=found.corruptions,
         check_errors=verdict.check_errors,
         allocated_clusters=counts.allocated,
         compressed_clusters=counts.compressed,

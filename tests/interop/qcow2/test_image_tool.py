@@ -1,6 +1,7 @@
 """`snapd-storage image` beside `qemu-img`: the same words, numbers and exit codes."""
 
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -10,6 +11,7 @@ import click.testing
 import pytest
 
 from snapd import __main__, units
+from snapd.qcow2 import locks
 
 
 class Qemu(Protocol):
@@ -116,6 +118,42 @@ def test_info_has_the_fields_of_qemus(tmp_path: pathlib.Path, qemu: Qemu, option
     path = tmp_path / "disk.qcow2"
     qemu.create(path, 8 * units.MIB, **options)
     assert answer("info", "--output=json", path) == json.loads(qemu.img("info", "--output=json", path))
+
+
+def test_info_names_snapshots_and_bitmaps(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, units.MIB)
+    qemu.io(path, "write 0 128k")
+    qemu.img("snapshot", "-c", "before the upgrade", path)
+    qemu.img("snapshot", "-c", "after", path)
+    qemu.img("bitmap", "--add", path, "daily")
+    qemu.img("bitmap", "--add", "--disable", "-g", "32k", path, "weekly")
+    assert answer("info", "--output=json", path) == json.loads(qemu.img("info", "--output=json", path))
+    shown = image_tool("info", path).stdout
+    assert "before the upgrade" in shown
+    assert "one bit for 32.0 KiB" in shown
+
+
+def test_check_counts_fragments_and_compressed_clusters(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, 8 * units.MIB)
+    qemu.io(path, *scribbles(8 * units.MIB, seed=12))
+    assert answer("check", "--output=json", path) == json.loads(qemu.img("check", "--output=json", path))
+
+
+def test_an_image_in_use_is_shown_only_by_force(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, units.MIB)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        locks.exclusive(fd, path.name)
+        for command in ("info", "map", "check"):
+            refused = image_tool(command, path)
+            assert refused.exit_code == 1
+            assert "disk.qcow2 is in use" in refused.stderr
+            assert image_tool(command, "-U", path).exit_code == 0
+    finally:
+        os.close(fd)
 
 
 def test_info_of_a_chain_names_what_it_stands_on(tmp_path: pathlib.Path, qemu: Qemu) -> None:
