@@ -82,7 +82,7 @@ def text(report: checks.CheckReport) -> str:
         lines.append(f"{report.check_errors} places could not be checked.")
     if report.clean:
         lines.append("Nothing is wrong with the image.")
-    if report.allocated_clusters:
+    if report.allocated_clusters and report.total_clusters:
         share = 100 * report.allocated_clusters / report.total_clusters
         lines.append(
             f"{report.allocated_clusters} of {report.total_clusters} clusters ({share:.2f} %) are allocated,"

@@ -47,8 +47,8 @@ def show(terminal: rich.console.Console, title: str, raster: Raster) -> None:
 
 
 def _cells_per_line(terminal: rich.console.Console) -> int:
-    """Return 2 where a half block shows two cells in their colours, one above the other."""
-    return 2 if terminal.color_system is not None else 1
+    """Return 2 where a half block shows two cells in their colours, one above the other; sixteen colours can't."""
+    return 2 if terminal.color_system in ("256", "truecolor") and not terminal.no_color else 1
 
 
 def _in_colours(raster: Raster) -> list[tuple[str, rich.text.Text]]:

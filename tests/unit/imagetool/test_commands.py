@@ -10,7 +10,7 @@ import click.testing
 import pytest
 
 from snapd import __main__, units
-from snapd.qcow2 import create
+from snapd.qcow2 import create, layout
 from snapd.qcow2.image import Image
 from snapd.qcow2.writer import Writer
 
@@ -56,6 +56,15 @@ def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path: pathlib
 @pytest.mark.parametrize("arguments", [["map"], ["map", "x", "--output=yaml"], ["check", "--nonsense", "x"]])
 def test_wrong_usage_is_no_verdict(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 1
+
+
+def test_an_image_whose_size_was_lost_is_checked(disk: pathlib.Path) -> None:
+    with disk.open("r+b") as file:
+        file.seek(layout.SIZE_FIELDS_AT)
+        file.write(bytes(8))
+    done = run("check", disk)
+    assert done.exit_code == 0
+    assert "Nothing is wrong" in done.stdout
 
 
 def test_damage_is_one_line(disk: pathlib.Path) -> None:

@@ -80,6 +80,14 @@ def test_cells_have_colours_where_there_is_a_terminal() -> None:
     assert all(len(line) <= 60 for line in terminal.export_text().splitlines())
 
 
+def test_cells_have_characters_where_there_are_no_colours() -> None:
+    terminal = rich.console.Console(force_terminal=True, color_system="truecolor", no_color=True, width=40)
+    drawn = raster.draw([ranges([(1024, 5), (512, 2), (512, 3), (512, 13)])], 2560, *picture.grid(terminal), 512)
+    with terminal.capture() as captured:
+        picture.show(terminal, "disk", drawn)
+    assert "██·░▓" in captured.get()
+
+
 def test_the_file_has_the_colours_of_the_cells(tmp_path: pathlib.Path) -> None:
     drawn = raster.draw([ranges([(1024, 5), (1024, 3), (2048, 2)])], 4096, 2, 2, 512)
     png.write(tmp_path / "disk.png", "disk", drawn)
