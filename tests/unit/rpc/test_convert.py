@@ -6,7 +6,9 @@ from google.protobuf import duration_pb2, field_mask_pb2
 from google.protobuf.internal import enum_type_wrapper
 
 from snapd import model
+from snapd.qcow2 import check
 from snapd.rpc import convert, methods
+from snapd.service import checking
 from snapd.v1 import environment_service_pb2, operation_pb2, snapshot_service_pb2, volume_service_pb2
 
 _NOW = datetime.datetime(2026, 11, 22, 15, 44, 55, 123456, tzinfo=datetime.UTC)
@@ -114,3 +116,31 @@ def test_an_operation_that_failed_carries_its_error_instead() -> None:
     assert operation.WhichOneof("result") == "error"
     assert operation.error.code == 8
     assert operation.error.message == "full"
+
+
+_COUNTS = {
+    "allocated_clusters": 4,
+    "compressed_clusters": 1,
+    "fragmented_clusters": 2,
+    "total_clusters": 16,
+    "image_end_bytes": 655360,
+}
+
+
+@pytest.mark.parametrize(
+    ("leaks", "corruptions", "check_errors", "verdict"),
+    [(0, 0, 0, "CLEAN"), (3, 0, 0, "LEAKING"), (3, 1, 0, "CORRUPT"), (0, 0, 1, "CORRUPT")],
+)
+def test_a_verdict_is_that_of_what_was_counted(leaks: int, corruptions: int, check_errors: int, verdict: str) -> None:
+    report = check.CheckReport(leaks=leaks, corruptions=corruptions, check_errors=check_errors, **_COUNTS)
+    message = convert.layer_check(checking.LayerCheck(1, 2, report))
+    assert message.Verdict.Name(message.verdict) == f"VERDICT_{verdict}"
+    assert (message.depth, message.layer_count) == (1, 2)
+    assert (message.leaks, message.corruptions, message.check_errors) == (leaks, corruptions, check_errors)
+    assert (message.allocated_clusters, message.fragmented_clusters, message.compressed_clusters) == (4, 2, 1)
+    assert (message.total_clusters, message.image_end_offset) == (16, 655360)
+
+
+def test_what_cannot_be_counted_is_corrupt() -> None:
+    message = convert.layer_check(checking.LayerCheck(0, 1, None, "no magic"))
+    assert (message.verdict, message.problem) == (message.VERDICT_CORRUPT, "no magic")
