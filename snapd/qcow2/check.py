@@ -8,9 +8,14 @@ else lies on although the refcounts allow for it.
 import dataclasses
 import pathlib
 
-from snapd import fsops, units
-from snapd.qcow2 import survey
+import numpy as np
+
+from snapd import errors, fsops, units
+from snapd.qcow2 import entries, header, layout, references, survey
 from snapd.qcow2.image import Image
+
+_COMPRESSED_MAX = 1 << 22
+"""Compressed clusters whose places are compared in one go: 32 MiB of them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,3 +67,54 @@ def report(opened: Image, found: survey.Survey) -> CheckReport:
         total_clusters=units.divide_up(opened.size_bytes, opened.cluster_size),
         image_end_bytes=(verdict.highest + 1) * opened.cluster_size,
     )
+
+
+def require_sound(opened: Image) -> None:
+    """Require that an open image can be read and folded without surprise, whoever made it; leaks are no matter.
+
+    Raises errors.Corrupt, naming what is wrong: impossible entries, clusters in use without a refcount or with a wrong
+    one, metadata that something else lies on, host clusters that two guest clusters share, compressed ones too. The
+    refcounts of an image that is marked dirty are not looked at. Raises errors.ImageRefused as `check` does.
+    """
+    with fsops.translated(opened.path):
+        # A snapshot's view has the snapshot's L1 table for its own, with which no flag would be right.
+        whole = header.read(opened.fileno(), opened.file_size)
+        _require_sound(opened, whole, survey.survey(opened.fileno(), whole, opened.file_size))
+        if opened.header != whole:
+            found = survey.survey(opened.fileno(), opened.header, opened.file_size)
+            _require(opened, found.verdict.shared, "clusters of the snapshot that two of its entries share")
+            _require_distinct(opened, found.counts.compressed)
+
+
+def _require_sound(opened: Image, whole: header.Header, found: survey.Survey) -> None:
+    counts, verdict = found.counts, found.verdict
+    _require(opened, counts.corruptions, "impossible entries in its tables")
+    _require(opened, verdict.overlaps, "clusters of metadata that something else lies on")
+    _require(opened, verdict.shared, "clusters that two entries of one table share")
+    if not whole.incompatible & layout.INCOMPATIBLE_DIRTY:
+        _require(opened, verdict.free, "clusters in use that have no refcount")
+        _require(opened, verdict.flags, "COPIED flags that the refcounts contradict")
+        _require(opened, verdict.corruptions, "refcounts that are too low or can't be found")
+    _require(opened, verdict.check_errors, "refcounts and lists that can't be read")
+    _require_distinct(opened, counts.compressed)
+
+
+def _require(opened: Image, count: int, what: str) -> None:
+    if count:
+        raise errors.Corrupt(what=opened.path.name, problem=f"it has {what}, {count} in all")
+
+
+def _require_distinct(opened: Image, compressed_clusters: int) -> None:
+    """Require that no compressed cluster is many guest clusters: a small file would expand without end."""
+    if compressed_clusters == 0:
+        return
+    found = references.References(opened.fileno(), opened.header, opened.file_size, None)
+    turns = units.divide_up(compressed_clusters, _COMPRESSED_MAX)
+    for turn in range(turns):
+        places = []
+        for group in found.pieces():
+            if group.active:
+                offsets = entries.compressed_offsets(found.read(group), opened.header)
+                places.append(offsets[offsets % turns == turn])
+        offsets = np.sort(np.concatenate(places))
+        _require(opened, int((np.diff(offsets) == 0).sum()), "compressed clusters that two entries share")

@@ -85,6 +85,12 @@ def parse(raw: UInt8Array, tables: int, header: Header, file_size: int) -> Found
     return _judge(found, bounds, header, file_size)
 
 
+def compressed_offsets(raw: UInt8Array, header: Header) -> Int64Array:
+    """Return where the compressed clusters begin that L2 tables refer to, in bytes and in the entries' order."""
+    entry = raw.view(">i8")[:: header.entry_size // layout.ENTRY_SIZE].astype(np.int64)
+    return compressed.offsets(entry[(entry & layout.COMPRESSED) != 0], header.cluster_bits)
+
+
 def _parse_extended(raw: UInt8Array, tables: int, header: Header, file_size: int) -> Found:
     words = raw.view(np.int64).reshape(-1, 2)
     used = np.flatnonzero(words[:, 0] | words[:, 1])

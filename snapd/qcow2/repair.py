@@ -1,8 +1,11 @@
-"""Repair of what is wrong with an image's refcounts, and of nothing else: nobody's data is guessed at.
+"""Repair of what is wrong with an image's refcounts and COPIED flags, and of nothing else: no data is guessed at.
 
-What a kill leaves behind are leaks: refcounts that are lowered where they are.
+What a kill leaves behind are leaks: refcounts that are lowered where they are. For all else the refcounts are built
+anew from what refers to the clusters, in this order: flags that must go, then the new refcounts at once, then flags
+that must come. A kill between any two writes leaves an image that can be written as safely as before.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
@@ -10,10 +13,83 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from snapd import errors, fsops
+from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import blocks, counters, locks, survey, tally
+from snapd.qcow2 import blocks, counters, flags, layout, locks, rebuild, references, survey, tally
+from snapd.qcow2 import header as headers
 from snapd.qcow2.image import Image
+
+_INCOMPATIBLE_AT = 72
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a repair did, in the terms of `check.CheckReport`."""
+
+    leaks_fixed: int
+    corruptions_fixed: int
+
+
+def repair(path: pathlib.Path, *, leaks_only: bool) -> RepairReport:
+    """Repair the refcounts and COPIED flags of the image at path, durably, and take the marks dirty and corrupt away.
+
+    Entries that are impossible stay as they are, and stay reported; what they may have referred to keeps its refcount,
+    and the marks stay too. With leaks_only, it does what `repair_leaks` does. Raises errors.Corrupt if both entries
+    and refcount blocks are beyond trust or there are more references than the image's refcounts can hold,
+    errors.ImageBusy, and what `check.check` raises.
+    """
+    if leaks_only:
+        return RepairReport(repair_leaks(path), 0)
+    with _opened_alone(path) as (fd, opened), fsops.translated(path):
+        before = survey.survey(fd, opened.header, opened.file_size)
+        after = before
+        if before.verdict.leaks or before.corruptions or before.verdict.check_errors:
+            _mend(fd, opened, before)
+            file_size = os.fstat(fd).st_size
+            after = survey.survey(fd, headers.read(fd, file_size), file_size)
+        if not after.corruptions and not after.verdict.check_errors:
+            _clear_marks(fd, opened.header)
+        return RepairReport(
+            max(before.verdict.leaks - after.verdict.leaks, 0), max(before.corruptions - after.corruptions, 0)
+        )
+
+
+def _mend(fd: int, opened: Image, found: survey.Survey) -> None:
+    """Have refcounts and flags say what the references do."""
+    there = blocks.Blocks(fd, opened.header, opened.file_size)
+    if found.incomplete and there.corruptions:
+        problem = "both what refers to its clusters and its refcounts are damaged"
+        raise errors.Corrupt(what=opened.path.name, problem=problem)
+    sources = references.References(fd, opened.header, opened.file_size, None)
+    # An entry that is misaligned may refer to one cluster behind the last.
+    behind = units.divide_up(opened.file_size, opened.cluster_size) + 1
+    structure = rebuild.Structure(fd, opened.header, behind, opened.path.name)
+    once = flags.Once()
+    overlapped = []
+    for page in sources.pages():
+        wanted = page.array(page.total)
+        if found.incomplete:
+            wanted = np.maximum(wanted, tally.refcounts_of(page, there))
+        structure.take(page, wanted)
+        once.take(page, wanted)
+        overlapped.append(sources.metadata.overlapped(page))
+
+    def correct(*, setting: bool) -> None:
+        own = (group.offset for group in sources.pieces() if group.active)
+        flags.correct(fd, opened.header, own, once, np.concatenate(overlapped), setting=setting)
+        fsops.fdatasync(fd)
+
+    correct(setting=False)
+    structure.finish()
+    correct(setting=True)
+
+
+def _clear_marks(fd: int, header: headers.Header) -> None:
+    """Take the marks away that say that refcounts are stale or that something is corrupt."""
+    marks = layout.INCOMPATIBLE_DIRTY | layout.INCOMPATIBLE_CORRUPT
+    if header.incompatible & marks:
+        fsops.pwrite(fd, (header.incompatible & ~marks).to_bytes(8), _INCOMPATIBLE_AT)
+        fsops.fdatasync(fd)
 
 
 def repair_leaks(path: pathlib.Path) -> int:
@@ -24,8 +100,8 @@ def repair_leaks(path: pathlib.Path) -> int:
     """
     with _opened_alone(path) as (fd, opened), fsops.translated(path):
         leaks = _Leaks()
-        found = survey.survey(opened, leaks.take)
-        if found.counts.corruptions or found.verdict.corruptions or found.verdict.check_errors:
+        found = survey.survey(fd, opened.header, opened.file_size, leaks.take)
+        if found.corruptions or found.verdict.check_errors:
             raise errors.Corrupt(what=path.name, problem="it has worse than leaks, so that references may be missing")
         if leaks.count:
             leaks.lower(fd, blocks.Blocks(fd, opened.header, opened.file_size))

@@ -40,18 +40,28 @@ class L2Tables:
     inactive: Int64Array
     """Entries of snapshots' L1 tables, and entries whose offset is 0."""
 
+    @property
+    def times(self) -> Int64Array:
+        """Entries of all L1 tables."""
+        return self.copied + self.uncopied + self.inactive
+
 
 class Sources:
     """What was gathered from one open image. Read it, then take the attributes."""
 
-    def __init__(self, fd: int, header: Header, file_size: int) -> None:
-        """Gather. Raises errors.ImageRefused for L1 or bitmap tables beyond what is bounded work."""
+    def __init__(self, fd: int, header: Header, file_size: int, *, with_refcounts: bool) -> None:
+        """Gather, with the refcount table or without.
+
+        Raises errors.ImageRefused for L1 or bitmap tables beyond what is bounded work.
+        """
         self._fd = fd
         self._header = header
         self._file_size = file_size
         self.corruptions = 0
         self.check_errors = 0
-        """Places at which no verdict is possible."""
+        """Lists that can't be read to their end."""
+        self.incomplete = False
+        """Something that refers to clusters was left out."""
         self.beyond: list[bool] = []
         """COPIED flags of own L1 entries that refer to what lies past the end."""
         self._fixed: list[tuple[int, int]] = []
@@ -63,7 +73,8 @@ class Sources:
         self._refer(0, header.cluster_size)
         self._add_l1(header.l1_offset, header.l1_size, active=True)
         self._add_snapshots()
-        self._refer(header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size)
+        if with_refcounts:
+            self._refer(header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size)
         self._add_bitmaps(*header.bitmaps)
         self._merge()
 
@@ -155,11 +166,13 @@ class Sources:
                 or at - header.snapshots_offset > layout.SNAPSHOT_TABLE_BYTES_MAX
             ):
                 self.check_errors += 1
+                self.incomplete = True
                 return
             if header.version >= 3 and extra < _SNAPSHOT_EXTRA_V3:
                 self.corruptions += 1
             if l1_offset % header.cluster_size or l1_entries * layout.ENTRY_SIZE > layout.L1_BYTES_MAX:
                 self.corruptions += 1
+                self.incomplete = True
             else:
                 self._add_l1(min(l1_offset, layout.HOST_END_MAX), l1_entries, active=False)
         self._refer(header.snapshots_offset, at - header.snapshots_offset if header.snapshot_count else 0)
@@ -191,6 +204,7 @@ class Sources:
         # QEMU stops here without any numbers.
         self.corruptions += 1
         self.check_errors += 1
+        self.incomplete = True
 
     def _add_bitmap_clusters(self, entry: Int64Array) -> None:
         size = self._header.cluster_size

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from snapd.blockmap import Int64Array
+from snapd.blockmap import Int64Array, UInt8Array
 from snapd.qcow2 import counters
 from snapd.qcow2.blocks import Blocks
+from snapd.qcow2.header import Header
 
 COPIED, UNCOPIED, OTHER = range(3)
 """Kinds of references: by own standard entries (of L1 and L2) that have the COPIED flag; by those that lack it; by all
@@ -48,6 +49,11 @@ class Page:
     def array(self, count: Count) -> Numbers:
         """Return a count as an array."""
         return np.full(self.clusters, count, np.int64) if isinstance(count, int) else count
+
+    def without_last(self) -> "Page":
+        """Return the page but for its last cluster."""
+        copied, uncopied, other = (kind if isinstance(kind, int) else kind[:-1] for kind in self.kinds)
+        return Page(self.first, self.clusters - 1, (copied, uncopied, other))
 
 
 class Window:
@@ -99,9 +105,9 @@ class Window:
             yield Page(first, end - first, (kinds[0], kinds[1], kinds[2]))
 
 
-def page_size(blocks: Blocks) -> int:
+def page_size(header: Header) -> int:
     """Return how many clusters a page has: whole refcount blocks."""
-    return max(_PAGE, blocks.per_block)
+    return max(_PAGE, counters.per_block(header.refcount_order, header.cluster_bits))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +122,15 @@ class Metadata:
     times: Int64Array
     """How often the refcount table names each of them."""
 
+    def overlapped(self, page: Page) -> Int64Array:
+        """Return the clusters of metadata in a page that something else refers to as well."""
+        low, high = np.searchsorted(self.clusters, (page.first, page.first + page.clusters)).tolist()
+        clusters = self.clusters[low:high]
+        if low == high:
+            return clusters
+        found: Int64Array = clusters[page.array(page.total)[clusters - page.first] > self.allowed[low:high]]
+        return found
+
 
 @dataclasses.dataclass(slots=True)
 class Verdict:
@@ -128,12 +143,19 @@ class Verdict:
     check_errors: int = 0
     highest: int = 0
     """The last cluster that has a refcount or is referred to."""
+    flags: int = 0
+    """Those of the corruptions that are COPIED flags."""
     free: int = 0
     """Clusters that are referred to and have no refcount."""
     overlaps: int = 0
     """Clusters of metadata that something else refers to as well."""
     shared: int = 0
     """Clusters that the image's own standard entries refer to more than once."""
+
+    def add_flags(self, wrong: int) -> None:
+        """Count COPIED flags that the refcounts contradict."""
+        self.flags += wrong
+        self.corruptions += wrong
 
 
 def compare(page: Page, blocks: Blocks, metadata: Metadata, verdict: Verdict) -> Numbers | None:
@@ -155,15 +177,24 @@ def compare(page: Page, blocks: Blocks, metadata: Metadata, verdict: Verdict) ->
         ):
             _add_equal(page, total, verdict)
             return None
-    if raw is None:
-        refcounts: Numbers = np.zeros(page.clusters, np.int64)
-    else:
-        refcounts = _signed(counters.unpack(raw, blocks.order)[: page.clusters])
+    refcounts = _unpack(page, blocks, raw)
     _compare_arrays(page, refcounts, blocks, metadata, verdict)
     return refcounts
 
 
-def _pattern(total: int, blocks: Blocks, length: int) -> npt.NDArray[np.uint8]:
+def refcounts_of(page: Page, blocks: Blocks) -> Numbers:
+    """Return the refcounts that a page's clusters have in the file; 0 where they can't be read."""
+    first = page.first // blocks.per_block
+    return _unpack(page, blocks, blocks.raw(first, first + -(-page.clusters // blocks.per_block)))
+
+
+def _unpack(page: Page, blocks: Blocks, raw: UInt8Array | None) -> Numbers:
+    if raw is None:
+        return np.zeros(page.clusters, np.int64)
+    return _signed(counters.unpack(raw, blocks.order)[: page.clusters])
+
+
+def _pattern(total: int, blocks: Blocks, length: int) -> UInt8Array:
     some = np.frombuffer(counters.pack(np.full(64, total, counters.dtype(blocks.order)), blocks.order), np.uint8)
     return np.resize(some, length)
 
@@ -181,7 +212,7 @@ def _add_equal(page: Page, total: int, verdict: Verdict) -> None:
     copied, uncopied, _ = page.kinds
     assert isinstance(copied, int)
     assert isinstance(uncopied, int)
-    verdict.corruptions += (uncopied if total == 1 else copied) * page.clusters
+    verdict.add_flags((uncopied if total == 1 else copied) * page.clusters)
     verdict.shared += page.clusters if copied + uncopied > 1 else 0
 
 
@@ -225,29 +256,23 @@ def _compare_flags(page: Page, refcounts: Numbers, readable: npt.NDArray[np.bool
     copied, uncopied, _ = page.kinds
     if not isinstance(copied, int) or copied:
         others = np.flatnonzero(refcounts != 1 if readable is None else (refcounts != 1) & readable)
-        verdict.corruptions += int(page.array(copied)[others].sum())
+        verdict.add_flags(int(page.array(copied)[others].sum()))
     if not isinstance(uncopied, int) or uncopied:
         ones = np.flatnonzero(refcounts == 1 if readable is None else (refcounts == 1) & readable)
-        verdict.corruptions += int(page.array(uncopied)[ones].sum())
+        verdict.add_flags(int(page.array(uncopied)[ones].sum()))
     own = page.array(copied + uncopied)
     if own.max(initial=0) > 1:
         verdict.shared += int((own > 1).sum())
 
 
 def _look_for_overlaps(page: Page, refcounts: Numbers, blocks: Blocks, metadata: Metadata, verdict: Verdict) -> None:
-    end = page.first + page.clusters
-    low, high = np.searchsorted(metadata.clusters, (page.first, end)).tolist()
-    if low == high:
-        return
+    overlapped = metadata.overlapped(page) - page.first
+    verdict.overlaps += len(overlapped)
+    low, high = np.searchsorted(metadata.blocks, (page.first, page.first + page.clusters)).tolist()
+    places, times = metadata.blocks[low:high] - page.first, metadata.times[low:high]
     total = page.array(page.total)
-    clusters = metadata.clusters[low:high] - page.first
-    overlaps = total[clusters] > metadata.allowed[low:high]
-    verdict.overlaps += int(overlaps.sum())
-    low, high = np.searchsorted(metadata.blocks, (page.first, end)).tolist()
-    places = metadata.blocks[low:high] - page.first
-    times = metadata.times[low:high]
     # QEMU sees a low refcount only; where the refcounts allow for the overlap, it sees nothing at all.
-    unseen = np.setdiff1d(clusters[overlaps & (refcounts[clusters] >= total[clusters])], places)
+    unseen = np.setdiff1d(overlapped[refcounts[overlapped] >= total[overlapped]], places)
     verdict.unseen += len(unseen)
     verdict.corruptions += len(unseen)
     if blocks.maximum > 1:
