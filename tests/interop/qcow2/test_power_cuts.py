@@ -190,5 +190,6 @@ def try_cuts(disk: Disk, qemu: Qemu, *, seed: int, cuts: int, keeps_all: bool) -
         history = History(disk.content())
         disk.run(random.Random(strike), history)
         history.assert_explains(disk.content())
-        assert check.check(path).clean
+        # Refcounts beyond the file's end nobody counts; they are leaks once the file reaches as far.
+        assert check.check(path).corruptions == 0
     disk.stack.close()

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from snapd import errors, fsops, units
-from snapd.blockmap import Kind
 from snapd.qcow2 import chain, check, create, image, ledger, repair, writer
 
 CLUSTER = 65536
@@ -20,8 +19,8 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def content(path: pathlib.Path, *, locked: bool = True) -> bytes:
-    with image.Image.open(path, locked=locked) as opened:
+def content(path: pathlib.Path) -> bytes:
+    with image.Image.open(path) as opened:
         buffer = bytearray(opened.size_bytes)
         chain.Chain([opened]).read_into(0, memoryview(buffer))
         return bytes(buffer)
@@ -214,44 +213,6 @@ def test_tables_are_written_back_when_they_take_too_much_memory(
     assert report.corruptions == 0
     repair.repair_leaks(path)
     assert check.check(path).clean
-
-
-@pytest.mark.parametrize("cluster_size", [512, CLUSTER])
-@pytest.mark.parametrize("new_size", [512, 3 * CLUSTER + 1024, SIZE, 16 * SIZE + 512])
-def test_a_resized_disk_keeps_what_fits_and_grows_by_zeros(
-    tmp_path: pathlib.Path, cluster_size: int, new_size: int
-) -> None:
-    path = tmp_path / "disk"
-    old_size = SIZE // 2 + 512
-    create.create(path, size_bytes=old_size, cluster_size=cluster_size)
-    with writer.Writer.open(path) as target:
-        target.write(0, b"1" * old_size)
-        target.flush()
-        target.resize(new_size, force=True)
-        before = content(path, locked=False)
-        assert len(before) == old_size
-        assert before.startswith(b"1" * min(old_size, new_size))
-    assert content(path) == (b"1" * min(old_size, new_size)).ljust(new_size, b"\0")
-    assert check.check(path).clean
-    with writer.Writer.open(path) as target:
-        target.resize(old_size, force=True)
-    assert content(path) == (b"1" * min(old_size, new_size)).ljust(old_size, b"\0")
-    assert check.check(path).clean
-
-
-def test_a_disk_that_grows_over_a_backing_file_does_not_show_it(tmp_path: pathlib.Path) -> None:
-    create.create(tmp_path / "bottom", size_bytes=SIZE)
-    with writer.Writer.open(tmp_path / "bottom") as filled:
-        filled.write(0, b"b" * SIZE)
-    create.create(tmp_path / "top", size_bytes=CLUSTER + 512, backing_name="bottom")
-    with image.Image.open(tmp_path / "bottom") as bottom:
-        with writer.Writer.open(tmp_path / "top", chain.Chain([bottom])) as target:
-            target.resize(4 * CLUSTER)
-        with image.Image.open(tmp_path / "top") as top:
-            buffer = bytearray(4 * CLUSTER)
-            chain.Chain([top, bottom]).read_into(0, memoryview(buffer))
-            assert buffer == (b"b" * (CLUSTER + 512)).ljust(4 * CLUSTER, b"\0")
-            assert top.block_map(2 * CLUSTER, CLUSTER).kind.tolist() == [Kind.ZERO]
 
 
 def test_refcounts_beyond_the_file_s_end_are_passed_over(path: pathlib.Path) -> None:
