@@ -153,7 +153,10 @@ def _cuts(*maps: BlockMap) -> Int64Array:
 
 def clip(extents: BlockMap, start: int, length: int) -> BlockMap:
     """Return what lies within [start, start + length). A compressed cluster is kept whole in `host`, cut in length."""
-    first = int(np.searchsorted(extents.end, start, side="right"))
+    # By the starts alone, since adding up all the ends would cost more than the rest for a small part of a large map.
+    first = max(int(np.searchsorted(extents.start, start, side="right")) - 1, 0)
+    if first < len(extents) and extents.start[first] + extents.length[first] <= start:
+        first += 1
     last = int(np.searchsorted(extents.start, start + length, side="left"))
     if last <= first or length == 0:
         return empty()

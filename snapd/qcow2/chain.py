@@ -3,15 +3,19 @@
 Knows how to map and read one; how chains come to be is the pool's business.
 """
 
-import os
+import collections
+import threading
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from snapd import blockmap, errors, fsops, units
+from snapd import blockmap, errors
 from snapd.blockmap import Kind
 from snapd.qcow2.image import Image
+
+_WINDOW_CLUSTERS = 4096
+_WINDOWS_KEPT = 4
+"""Maps kept for readers of small pieces: reading the tables anew for each takes longer than reading its bytes."""
 
 
 class Chain:
@@ -26,6 +30,9 @@ class Chain:
         if not images:
             raise ValueError("a chain needs an image")
         self.images = tuple(images)
+        self._span = min(_WINDOW_CLUSTERS * min(image.cluster_size for image in images), blockmap.WINDOW)
+        self._windows: collections.OrderedDict[int, blockmap.BlockMap] = collections.OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def size_bytes(self) -> int:
@@ -51,7 +58,14 @@ class Chain:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill buffer with the disk's bytes from offset on. Raises errors.OutOfRange, errors.Corrupt."""
         self._require_inside(offset, len(buffer))
-        self.read_extents_into(self.block_map(offset, len(buffer)), offset, buffer)
+        if len(buffer) >= self._span:
+            self.read_extents_into(self.block_map(offset, len(buffer)), offset, buffer)
+            return
+        while buffer:
+            number = offset // self._span
+            count = min(len(buffer), (number + 1) * self._span - offset)
+            self.read_extents_into(self._window(number), offset, buffer[:count])
+            offset, buffer = offset + count, buffer[count:]
 
     def read_extents_into(self, extents: blockmap.BlockMap, offset: int, buffer: memoryview) -> None:
         """Fill buffer as read_into does, by a map of this chain that covers the range and was made before.
@@ -59,27 +73,27 @@ class Chain:
         Raises errors.OutOfRange, errors.Corrupt.
         """
         self._require_inside(offset, len(buffer))
-        target = np.frombuffer(buffer, np.uint8)
         part = blockmap.clip(extents, offset, len(buffer))
-        filled = 0
-        for start, length, kind, host, layer in zip(
-            (part.start - offset).tolist(),
-            part.length.tolist(),
-            part.kind.tolist(),
-            part.host.tolist(),
-            part.layer.tolist(),
-            strict=True,
-        ):
-            target[filled:start] = 0
-            piece = target[start : start + length]
-            if kind == Kind.DATA:
-                read_data(self.images[layer], host, piece)
-            elif kind == Kind.COMPRESSED:
-                _read_compressed(self.images[layer], host, offset + start, piece)
-            else:
-                piece[:] = 0
-            filled = start + length
-        target[filled:] = 0
+        if (part.kind == Kind.ZERO).any():
+            part = part.take(part.kind != Kind.ZERO)
+        _clear_around(part, offset, buffer)
+        layers = np.unique(part.layer).tolist()
+        for layer in layers:
+            own = part if len(layers) == 1 else part.take(part.layer == layer)
+            self.images[layer].read_extents_into(own, offset, buffer)
+
+    def _window(self, number: int) -> blockmap.BlockMap:
+        """Return the map of a window of the disk; the last few are kept, for readers of small pieces."""
+        with self._lock:
+            if number in self._windows:
+                self._windows.move_to_end(number)
+                return self._windows[number]
+        extents = self.block_map(number * self._span, self._span)
+        with self._lock:
+            self._windows[number] = extents
+            while len(self._windows) > _WINDOWS_KEPT:
+                self._windows.popitem(last=False)
+        return extents
 
     def _require_inside(self, offset: int, length: int) -> None:
         if not 0 <= offset <= self.size_bytes - length:
@@ -87,22 +101,11 @@ class Chain:
             raise errors.OutOfRange(name=name, offset=offset, length=length, size_bytes=self.size_bytes)
 
 
-def read_data(image: Image, host: int, target: npt.NDArray[np.uint8]) -> None:
-    """Fill target from the file at host. A last cluster that the file's end cuts short goes on with zeros."""
-    done = 0
-    with fsops.translated(image.path):
-        while done < len(target):
-            count = os.preadv(image.fileno(), [target[done:].data], host + done)
-            if count == 0:
-                break
-            done += count
-    if host + len(target) > units.round_up(image.file_size, image.cluster_size):
-        raise errors.Corrupt(what=image.path.name, problem=f"the file ends before the data at offset {host}")
-    target[done:] = 0
-
-
-def _read_compressed(image: Image, entry: int, offset: int, target: npt.NDArray[np.uint8]) -> None:
-    """Fill target with the disk's bytes from offset on, all within the compressed cluster that entry describes."""
-    within = offset % image.cluster_size
-    cluster = np.frombuffer(image.read_cluster(entry), np.uint8)
-    target[:] = cluster[within : within + len(target)]
+def _clear_around(extents: blockmap.BlockMap, offset: int, buffer: memoryview) -> None:
+    """Set to zero what no extent covers of a buffer that begins at the disk's `offset`."""
+    low = np.concatenate((np.zeros(1, np.int64), extents.end - offset))
+    high = np.concatenate((extents.start - offset, np.array([len(buffer)], np.int64)))
+    holes = np.flatnonzero(low < high)
+    target = np.frombuffer(buffer, np.uint8)
+    for start, end in zip(low[holes].tolist(), high[holes].tolist(), strict=True):
+        target[start:end] = 0

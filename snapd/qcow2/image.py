@@ -12,7 +12,7 @@ from typing import Self
 
 from snapd import blockmap, errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import bitmaps, compressed, header, layout, locks, snapshots, tables
+from snapd.qcow2 import bitmaps, header, layout, locks, reading, snapshots, tables
 
 
 def _open_regular(path: pathlib.Path) -> int:
@@ -50,6 +50,7 @@ class Image:
         self.file_size = file_size
         """Length of the file in bytes when it was opened."""
         self._fd = fd
+        self._reader = reading.Reader(fd, path.name, file_size, parsed)
         self._tables: tuple[Int64Array, tables.Metadata] | None = None
         self._snapshots: tuple[snapshots.Snapshot, ...] | None = None
         self._active = parsed
@@ -141,10 +142,13 @@ class Image:
         with fsops.translated(self.path):
             return bitmaps.read(self._fd, self.header, self.file_size)
 
-    def read_cluster(self, entry: int) -> bytes:
-        """Return the cluster that a compressed L2 entry describes, whole. Raises errors.Corrupt."""
+    def read_extents_into(self, extents: blockmap.BlockMap, offset: int, buffer: memoryview) -> None:
+        """Put what extents of this file hold, of the kinds DATA and COMPRESSED, where it belongs in the buffer.
+
+        The buffer begins with the disk's byte at `offset` and has room for all of them. Raises errors.Corrupt.
+        """
         with fsops.translated(self.path):
-            return compressed.read(self._fd, self._name, entry, self.header.cluster_bits, self.header.compression_type)
+            self._reader.read(extents, offset, buffer)
 
     def fileno(self) -> int:
         """Return the descriptor, for positional reading."""

@@ -1,5 +1,6 @@
 import pathlib
 import random
+import tracemalloc
 import zlib
 
 import pytest
@@ -33,11 +34,37 @@ def test_a_cluster_comes_back_whatever_surrounds_it(tmp_path: pathlib.Path, offs
     assert read(tmp_path, zstandard.compress(data), layout.COMPRESSION_ZSTD, offset) == data
 
 
-def test_a_stream_that_would_fill_memory_is_read_to_the_cluster_s_end_only(tmp_path: pathlib.Path) -> None:
-    bomb = bytes(64 * units.MIB)
-    assert read(tmp_path, deflate(bomb), layout.COMPRESSION_DEFLATE) == bytes(CLUSTER)
-    unsized = zstandard.ZstdCompressor(write_content_size=False, compression_params=None).compress(bomb)
-    assert read(tmp_path, unsized, layout.COMPRESSION_ZSTD) == bytes(CLUSTER)
+@pytest.mark.parametrize("size", [CLUSTER + 1, 64 * units.MIB])
+def test_a_stream_that_goes_on_beyond_its_cluster_is_damage_in_little_memory(tmp_path: pathlib.Path, size: int) -> None:
+    bomb = bytes(size)
+    streams = {
+        "goes on beyond 65536 bytes": deflate(bomb),
+        f"declares {size} bytes": zstandard.compress(bomb),
+        "did not decompress full frame": zstandard.ZstdCompressor(write_content_size=False).compress(bomb),
+    }
+    del bomb
+    for problem, packed in streams.items():
+        kind = layout.COMPRESSION_DEFLATE if "goes on" in problem else layout.COMPRESSION_ZSTD
+        tracemalloc.start()
+        with pytest.raises(errors.Corrupt, match=problem):
+            read(tmp_path, packed, kind)
+        assert tracemalloc.get_traced_memory()[1] < units.MIB
+        tracemalloc.stop()
+
+
+def test_a_frame_that_declares_more_than_there_is_takes_no_memory_for_it(tmp_path: pathlib.Path) -> None:
+    frame = bytearray(zstandard.compress(bytes(256 * units.MIB)))
+    # The content size takes the last four bytes of the frame's header: magic, descriptor, window, size.
+    assert zstandard.frame_content_size(frame) == 256 * units.MIB
+    frame[6:10] = (0xFFFF_FFF0).to_bytes(4, "little")
+    with pytest.raises(errors.Corrupt, match="declares 4294967280 bytes"):
+        read(tmp_path, bytes(frame), layout.COMPRESSION_ZSTD)
+
+
+def test_a_frame_without_a_declared_size_is_read(tmp_path: pathlib.Path) -> None:
+    data = random.Random(1).randbytes(CLUSTER // 2) * 2
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(data)
+    assert read(tmp_path, unsized, layout.COMPRESSION_ZSTD) == data
 
 
 def test_a_frame_that_asks_for_a_huge_window_is_damage(tmp_path: pathlib.Path) -> None:
