@@ -1,5 +1,6 @@
 """`image map`: what the ranges of a disk are, as a picture for people or as qemu-img's JSON for programs."""
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from snapd.qcow2.image import Image
 @click.option(
     "--follow", is_flag=True, help="Go on with the backing file that the last image names, in its own folder."
 )
+@click.option("--snapshot", metavar="NAME", help="Show FILE as this internal snapshot of it does; an id will do.")
 @click.option("--png", "png_path", type=command.image_file, metavar="PICTURE", help="Draw into this file too.")
 @click.argument("file", type=command.image_file)
 @click.argument("below", type=command.image_file, nargs=-1)
@@ -27,6 +29,7 @@ def map_image(
     format_name: str,
     force_share: bool,
     follow: bool,
+    snapshot: str | None,
     png_path: pathlib.Path | None,
 ) -> None:
     """Show which ranges of a disk hold data, read as zeros, or are absent.
@@ -35,7 +38,10 @@ def map_image(
     in headers are followed only with --follow: only plain names in the folder of the image that has them.
     """
     del format_name
-    with opening.chain([file, *below], follow=follow, locked=not force_share) as images:
+    with contextlib.ExitStack() as stack:
+        images = stack.enter_context(opening.chain([file, *below], follow=follow, locked=not force_share))
+        if snapshot is not None:
+            images[0] = stack.enter_context(images[0].of_snapshot(snapshot))
         if output == "json":
             mapjson.write(status.ranges(images), sys.stdout.buffer)
             sys.stdout.buffer.flush()

@@ -57,18 +57,16 @@ class Ranges:
         return Ranges(self.start[index], self.length[index], self.depth[index], self.flags[index], self.offset[index])
 
 
-def ranges(images: Sequence[Image], start: int = 0, end: int | None = None) -> Iterator[Ranges]:
-    """Yield the ranges of the disk that a chain shows within [start, end), joined as far as they go, some at a time.
+def ranges(images: Sequence[Image]) -> Iterator[Ranges]:
+    """Yield the ranges of the disk that a chain shows, joined as far as they go, some at a time.
 
-    The images are open, the top first; beyond the disk's end there is nothing. Raises errors.Corrupt.
+    The images are open, the top first. Raises errors.Corrupt.
     """
-    size = images[0].size_bytes
-    end = size if end is None else min(end, size)
     files = [Holes(image) for image in images]
     finest = min(_granule(image) for image in images)
     held: Ranges | None = None
-    for at, length in blockmap.windows(max(end - start, 0), min(blockmap.WINDOW, finest * _WINDOW_EXTENTS)):
-        found = _ranges(_window(images, start + at, length), files)
+    for start, length in blockmap.windows(images[0].size_bytes, min(blockmap.WINDOW, finest * _WINDOW_EXTENTS)):
+        found = _ranges(_window(images, start, length), files)
         joined = _joined(found if held is None else _concatenated(held, found))
         # The last may go on in the next window.
         held = joined.part(slice(len(joined) - 1, None))

@@ -97,6 +97,21 @@ def test_map_without_being_told_shows_the_file_alone(tmp_path: pathlib.Path, qem
     )
 
 
+def test_map_of_a_snapshot_shows_what_it_showed(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    path = tmp_path / "disk.qcow2"
+    qemu.create(path, 8 * units.MIB)
+    qemu.io(path, "write 1M 300k", "write -z 3M 64k")
+    before = qemu.img("map", "--output=json", path)
+    qemu.img("snapshot", "-c", "before", path)
+    qemu.io(path, "write 0 8M")
+    assert image_tool("map", "--output=json", "--snapshot", "before", path).stdout == before
+    assert image_tool("map", "--output=json", "--snapshot", "1", path).stdout == before
+    assert image_tool("map", "--output=json", path).stdout == qemu.img("map", "--output=json", path)
+    missing = image_tool("map", "--snapshot", "never", path)
+    assert missing.exit_code == 1
+    assert "never" in missing.stderr
+
+
 def test_map_joins_what_goes_on_in_the_next_window(tmp_path: pathlib.Path, qemu: Qemu) -> None:
     path = tmp_path / "disk.qcow2"
     qemu.create(path, 100 * units.GIB)
