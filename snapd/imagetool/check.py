@@ -3,11 +3,12 @@
 import json
 import os
 import pathlib
+import stat
 from typing import Any
 
 import click
 
-from snapd import fsops
+from snapd import errors, fsops
 from snapd.imagetool import command
 from snapd.qcow2 import check as checks
 from snapd.qcow2 import layout
@@ -42,8 +43,12 @@ def check(
 ) -> None:
     """Compare what an image's tables refer to with its refcounts, and say what is wrong."""
     del format_name
-    _require_qcow2(file)
-    report = checks.check(file, locked=not force_share)
+    try:
+        report = checks.check(file, locked=not force_share)
+    except errors.ImageRefused as error:
+        if _is_another_format(file):
+            raise Unsupported(command.printable(f"{file} can't be checked: {error.problem}")) from error
+        raise
     if not quiet:
         click.echo(json.dumps(document(file, report), indent=4) if output == "json" else text(report))
     context.exit(verdict(report))
@@ -92,14 +97,11 @@ def text(report: checks.CheckReport) -> str:
     return "\n".join(lines)
 
 
-def _require_qcow2(file: pathlib.Path) -> None:
-    """Raise Unsupported for a file that doesn't begin as qcow2 images do, errors.StorageFailed if it can't be read."""
+def _is_another_format(file: pathlib.Path) -> bool:
+    """Say whether a path leads to a regular file that doesn't begin as qcow2 images do."""
     with fsops.translated(file):
-        # Not waiting for a FIFO's writer; whether it is a regular file is looked at when it is opened as an image.
-        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            start = os.pread(fd, 4, 0)
+            return stat.S_ISREG(os.fstat(fd).st_mode) and int.from_bytes(os.pread(fd, 4, 0)) != layout.MAGIC
         finally:
             os.close(fd)
-    if int.from_bytes(start) != layout.MAGIC:
-        raise Unsupported(command.printable(f"{file} is no qcow2 image; others can't be checked"))

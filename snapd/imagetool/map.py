@@ -9,7 +9,6 @@ import click
 
 from snapd import units
 from snapd.imagetool import command, mapjson, opening, picture, png, raster, status
-from snapd.qcow2 import layout
 from snapd.qcow2.image import Image
 
 
@@ -62,8 +61,7 @@ def _show(images: Sequence[Image]) -> None:
 
 
 def _raster(images: Sequence[Image], columns: int, rows: int) -> raster.Raster:
-    granule = min(image.cluster_size // (layout.SUBCLUSTERS if image.header.extended_l2 else 1) for image in images)
-    return raster.draw(status.ranges(images), images[0].size_bytes, columns, rows, granule)
+    return raster.draw(status.ranges(images), images[0].size_bytes, columns, rows, status.granule(images))
 
 
 def _title(images: Sequence[Image]) -> str:

@@ -63,9 +63,9 @@ def ranges(images: Sequence[Image]) -> Iterator[Ranges]:
     The images are open, the top first. Raises errors.Corrupt.
     """
     files = [Holes(image) for image in images]
-    finest = min(_granule(image) for image in images)
     held: Ranges | None = None
-    for start, length in blockmap.windows(images[0].size_bytes, min(blockmap.WINDOW, finest * _WINDOW_EXTENTS)):
+    span = min(blockmap.WINDOW, granule(images) * _WINDOW_EXTENTS)
+    for start, length in blockmap.windows(images[0].size_bytes, span):
         found = _ranges(_window(images, start, length), files)
         joined = _joined(found if held is None else _concatenated(held, found))
         # The last may go on in the next window.
@@ -75,8 +75,9 @@ def ranges(images: Sequence[Image]) -> Iterator[Ranges]:
         yield held
 
 
-def _granule(image: Image) -> int:
-    return image.cluster_size // (layout.SUBCLUSTERS if image.header.extended_l2 else 1)
+def granule(images: Sequence[Image]) -> int:
+    """Return how many bytes of a chain's disk a range has at least, the last one aside."""
+    return min(image.cluster_size // (layout.SUBCLUSTERS if image.header.extended_l2 else 1) for image in images)
 
 
 def _window(images: Sequence[Image], start: int, length: int) -> BlockMap:
@@ -89,7 +90,7 @@ def _window(images: Sequence[Image], start: int, length: int) -> BlockMap:
     seen = blockmap.empty()
     for depth, image in enumerate(images):
         end = min(end, image.size_bytes)
-        if end <= start:
+        if end <= start or seen.total() == length:
             break
         own = image.block_map(start, end - start, places=True).on_layer(depth)
         below = images[depth + 1].size_bytes if depth + 1 < len(images) else 0
