@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from snapd import blockmap, errors, fsops
-from snapd.qcow2 import formats, layout
+from snapd import errors, fsops
+from snapd.qcow2 import check, formats, layout
 from snapd.qcow2.header import Header
 from snapd.qcow2.image import Image
 
@@ -18,15 +18,16 @@ _SHOWN = 80
 def vet_import(path: pathlib.Path) -> Header:
     """Return the header of a foreign image that stands alone and is sound.
 
-    Raises as `open_import` does, and errors.ImageRefused for an image with entries that can't be.
+    Raises as `open_import` does, and errors.ImageRefused for an image whose tables or refcounts can't be, in time and
+    memory that depend on what the file holds and not on what it claims.
     """
     with open_import(path) as opened:
         try:
-            for start, length in blockmap.windows(opened.size_bytes):
-                opened.block_map(start, length)
+            check.require_sound(opened)
         except errors.Corrupt as damage:
             raise errors.ImageRefused(
-                problem=f"it is damaged: {damage.problem}; have `qemu-img check -r all` repair it first"
+                problem=f"it is damaged: {damage.problem}; repair it with `qemu-img check -r all`, then rewrite it with"
+                " `qemu-img convert -O qcow2`"
             ) from damage
         return opened.header
 

@@ -11,6 +11,8 @@ from snapd.qcow2.image import Image
 
 _PIECE = 4 * units.MIB
 _THREADS = 2
+_OWN = units.MIB
+"""So much at the beginning of the disk is what a merge into the image must leave alone."""
 
 
 @contextmanager
@@ -64,6 +66,27 @@ def _merge(path: pathlib.Path) -> str:
         return f"{fold.fold_up(lower, child, None)} bytes"
 
 
+def _merge_into(path: pathlib.Path) -> str:
+    """Fold an overlay that holds other clusters into the image, and say whether its own are what they were."""
+    with _beside(path) as upper:
+        with Image.open(path) as opened:
+            size_bytes, before = opened.size_bytes, _contents(opened, 0, _OWN)
+        create.create(upper, size_bytes=size_bytes, backing_name=path.name)
+        with writer.Writer.open(upper) as target:
+            target.write(_OWN, b"\x42" * _OWN)
+        with Image.open(upper) as child:
+            fold.fold_down(child, path, None)
+        with Image.open(path) as opened:
+            same = _contents(opened, 0, _OWN) == before and _contents(opened, _OWN, _OWN) == b"\x42" * _OWN
+        return "as it was" if same else "changed"
+
+
+def _contents(opened: Image, offset: int, length: int) -> bytes:
+    buffer = bytearray(length)
+    chain.Chain([opened]).read_into(offset, memoryview(buffer))
+    return bytes(buffer)
+
+
 def _write(path: pathlib.Path) -> str:
     """Write into the image's first cluster."""
     with writer.Writer.open(path) as target:
@@ -92,6 +115,7 @@ ACTIONS: dict[str, Callable[[pathlib.Path], str]] = {
     "check": _check,
     "import": _import,
     "merge": _merge,
+    "merge into": _merge_into,
     "write": _write,
     "snapshots": _snapshots,
     "bitmaps": _bitmaps,

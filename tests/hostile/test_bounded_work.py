@@ -15,6 +15,7 @@ from snapd.qcow2 import chain, create, image
 from tests.hostile import surgery, trial
 from tests.hostile.surgery import CLUSTER, NOISE, Patient, u64
 
+
 def bomb_of_deflate(expanded: int) -> bytes:
     """Return a raw deflate stream of that many zeros."""
     packer = zlib.compressobj(9, wbits=-15)
@@ -116,19 +117,15 @@ def test_56_a_file_that_becomes_shorter_while_it_is_read_is_damaged_and_not_zero
         disk = chain.Chain([opened])
         extents = disk.block_map(0, len(NOISE))
         os.truncate(patient.path, patient.data + CLUSTER)
-        with pytest.raises(errors.Corrupt, match="become shorter"):
+        with pytest.raises(errors.Corrupt, match=r"cut short|become shorter"):
             disk.read_extents_into(extents, 0, buffer)
     assert buffer[:CLUSTER] == NOISE[:CLUSTER]
 
 
-def test_56_a_file_whose_tables_go_while_it_is_read_is_damaged_and_not_zeros(patient: Patient) -> None:
-    entry = patient.set_compressed(surgery.deflated(NOISE[:CLUSTER]))
-    for end in (patient.l1, patient.l2, patient.l2 + CLUSTER):
-        with image.Image.open(patient.path) as opened:
-            os.truncate(patient.path, end)
-            with pytest.raises(errors.Corrupt):
-                chain.Chain([opened]).read_into(0, memoryview(bytearray(len(NOISE))))
-            with pytest.raises(errors.Corrupt):
-                opened.read_cluster(entry)
-        os.unlink(patient.path)
-        Patient(patient.path).set_compressed(surgery.deflated(NOISE[:CLUSTER]))
+@pytest.mark.parametrize("end", ["l1", "l2", "data"])
+def test_56_a_file_whose_parts_go_while_it_is_read_is_damaged_and_not_zeros(patient: Patient, end: str) -> None:
+    patient.set_compressed(surgery.deflated(NOISE[:CLUSTER]))
+    with image.Image.open(patient.path) as opened:
+        os.truncate(patient.path, getattr(patient, end))
+        with pytest.raises(errors.Corrupt):
+            chain.Chain([opened]).read_into(0, memoryview(bytearray(len(NOISE))))

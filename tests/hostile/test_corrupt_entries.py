@@ -74,7 +74,7 @@ def of_a_stream_that_ends_early(patient: Patient) -> int:
     return patient.set_compressed(surgery.deflated(NOISE[: CLUSTER - 1]))
 
 
-def of_a_stream_that_is_cut(patient: Patient) -> int:
+def of_a_cut_stream(patient: Patient) -> int:
     return patient.set_compressed(surgery.deflated(NOISE[:CLUSTER])[:512])
 
 
@@ -113,8 +113,8 @@ CASES = [
     Case(48, "compressed on metadata", compressed(on_metadata)),
     Case(48, "compressed near 2^56", compressed(lambda _: surgery.compressed_entry((1 << 54) - 512, 2))),
     Case(48, "compressed garbage", compressed(of_garbage), "compressed cluster at offset", unpacked=True),
-    Case(48, "compressed stream too short", compressed(of_a_stream_that_ends_early), "ends early", unpacked=True),
-    Case(48, "compressed stream cut", compressed(of_a_stream_that_is_cut), "compressed cluster at", unpacked=True),
+    Case(48, "compressed stream too short", compressed(of_a_stream_that_ends_early), "stream ends", unpacked=True),
+    Case(48, "compressed stream cut", compressed(of_a_cut_stream), "compressed cluster at offset", unpacked=True),
     Case(52, "cut within data", cut_at(lambda patient: patient.data + CLUSTER)),
     Case(52, "cut before data", cut_at(lambda patient: patient.data)),
     Case(52, "cut within the L2 table", cut_at(lambda patient: patient.l2 + 512), L1),

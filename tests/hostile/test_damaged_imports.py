@@ -12,7 +12,7 @@ from tests.unit.service import world as worlds
 
 def test_an_image_with_a_bad_table_is_refused_and_leaves_nothing(world: worlds.World, patient: Patient) -> None:
     patient.set_l2(COPIED | patient.l1)
-    with pytest.raises(errors.ImageRefused, match=r"it is damaged: .*; have `qemu-img check -r all` repair it first"):
+    with pytest.raises(errors.ImageRefused, match=r"it is damaged: .*; repair it with `qemu-img check -r all`"):
         imports.send(world, patient.path.read_bytes(), imports.QCOW2)
     imports.assert_nothing_is_left(world)
 
