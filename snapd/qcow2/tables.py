@@ -19,8 +19,8 @@ from snapd.qcow2.header import Header
 Ranges = Sequence[tuple[int, int]]
 """(offset, length) in bytes of parts of the file."""
 
-_CHUNK_WORDS = 1 << 19
-"""Words of L2 tables cut at a time: 4 MiB, so that the passes over them stay in the processor's cache."""
+_CHUNK_WORDS = 1 << 16
+"""Words of L2 tables cut at a time: 512 KiB, so that the passes over them stay in the cache of one core."""
 
 UNALLOCATED = 0
 """Kind of an entry that refers to the backing file; the others are blockmap.Kind, or MIXED."""
@@ -86,9 +86,17 @@ class Metadata:
 
     def meets(self, start: Int64Array, length: Int64Array) -> npt.NDArray[np.bool_]:
         """Say of each range whether metadata lies in it."""
-        # The last metadata that begins before the range ends; the ends are accumulated, so none before reaches further.
-        before = np.searchsorted(self.start, start + length, side="left") - 1
-        return (before >= 0) & (self.end[before] > start)
+        if len(start) == 0:
+            return np.empty(0, np.bool_)
+        end = start + length
+        # Most ranges lie close together and far from all metadata; the ends of metadata are accumulated, so ascending.
+        low = int(np.searchsorted(self.end, start.min(), side="right"))
+        high = int(np.searchsorted(self.start, end.max(), side="left"))
+        if low >= high:
+            return np.zeros(len(start), np.bool_)
+        # The last metadata that begins before the range ends: none before reaches further.
+        before = np.searchsorted(self.start[low:high], end, side="left") - 1
+        return (before >= 0) & (self.end[low:high][before] > start)
 
 
 def read_table(fd: int, offset: int, entries: int, what: str) -> Int64Array:
@@ -110,10 +118,17 @@ def read_l1(fd: int, header: Header, file_size: int, what: str, others: Ranges =
         raise errors.Corrupt(what=what, problem=f"impossible L1 entry {int(bad.argmax())}")
     entries = header.refcount_table_clusters * header.pointers_per_cluster
     blocks = read_table(fd, header.refcount_table_offset, entries, what)
-    offsets = l1[l1 != 0] & layout.OFFSET_MASK
-    fixed = Metadata.of(header, l1[:0], blocks, others)
-    if fixed.meets(offsets, np.full(len(offsets), header.cluster_size, np.int64)).any():
-        raise errors.Corrupt(what=what, problem="an L2 table lies on other metadata")
+    bad = (blocks & ~layout.OFFSET_MASK != 0) | bad_pointers(blocks, header, file_size)
+    if bad.any():
+        raise errors.Corrupt(what=what, problem=f"impossible refcount table entry {int(bad.argmax())}")
+    none = l1[:0]
+    for name, entries_in_use, fixed in (
+        ("a refcount block", blocks[blocks != 0], Metadata.of(header, none, none, others)),
+        ("an L2 table", l1[l1 != 0], Metadata.of(header, none, blocks, others)),
+    ):
+        offsets = entries_in_use & layout.OFFSET_MASK
+        if fixed.meets(offsets, np.full(len(offsets), header.cluster_size, np.int64)).any():
+            raise errors.Corrupt(what=what, problem=f"{name} lies on other metadata")
     return l1, Metadata.of(header, l1, blocks, others)
 
 
@@ -137,7 +152,9 @@ def runs(fd: int, header: Header, l1: Int64Array, first: int, count: int, what: 
     """
     per_table, entry_size = header.table_entries, header.entry_size
     last_table = units.divide_up(first + count, per_table)
-    step = max(1, _CHUNK_WORDS // header.pointers_per_cluster)
+    step = min(max(1, _CHUNK_WORDS // header.pointers_per_cluster), last_table - first // per_table)
+    # Used for every chunk: the kernel clears what is allocated anew, which takes longer than all else here.
+    raw, words = np.empty((2, step * header.pointers_per_cluster), np.int64)
     for base in range(first // per_table, last_table, step):
         tables = base + np.flatnonzero(l1[base : min(base + step, last_table)])
         if len(tables) == 0:
@@ -147,9 +164,11 @@ def runs(fd: int, header: Header, l1: Int64Array, first: int, count: int, what: 
         high = np.minimum(guest + per_table, first + count)
         where = (l1[tables] & layout.OFFSET_MASK) + (low - guest) * entry_size
         position = np.concatenate((np.zeros(1, np.int64), np.cumsum(high - low)))
-        raw = np.empty(int(position[-1]) * entry_size // layout.ENTRY_SIZE, ">i8")
-        _read_pieces(fd, raw.view(np.uint8), where, position * entry_size, what)
-        found = runs_of(raw.astype(np.int64), header, position[1:-1])
+        size = int(position[-1]) * entry_size
+        _read_pieces(fd, raw.view(np.uint8)[:size], where, position * entry_size, what)
+        chunk = words[: size // layout.ENTRY_SIZE]
+        chunk[:] = raw.view(">i8")[: len(chunk)]
+        found = runs_of(chunk, header, position[1:-1], raw)
         table = np.searchsorted(position, found.index, side="right") - 1
         yield dataclasses.replace(found, index=low[table] + found.index - position[table])
 
@@ -164,20 +183,23 @@ def _read_pieces(fd: int, target: npt.NDArray[np.uint8], where: Int64Array, posi
             raise errors.Corrupt(what=what, problem=f"the file ends within the L2 table at offset {where[first]}")
 
 
-def runs_of(words: Int64Array, header: Header, table_starts: Int64Array) -> Runs:
+def runs_of(words: Int64Array, header: Header, table_starts: Int64Array, scratch: Int64Array | None = None) -> Runs:
     """Return the runs in the words of L2 tables as they are on disk, their index counted in entries from the first.
 
-    Runs end before table_starts, the positions (in entries) at which further tables begin.
+    Runs end before table_starts, the positions (in entries) at which further tables begin. What is in scratch, as many
+    words at least, is lost.
     """
     if not header.extended_l2:
-        heads = cut(words, header.cluster_size, table_starts)
+        heads = cut(words, header.cluster_size, table_starts, scratch)
         return Runs(heads, np.diff(heads, append=len(words)), words[heads], np.zeros(len(heads), np.int64))
     entries, bitmaps = words[0::2], words[1::2]
     heads = _cut_extended(entries, bitmaps, header.cluster_size, table_starts)
     return Runs(heads, np.diff(heads, append=len(entries)), entries[heads], bitmaps[heads])
 
 
-def cut(entries: Int64Array, cluster_size: int, table_starts: Int64Array) -> Int64Array:
+def cut(
+    entries: Int64Array, cluster_size: int, table_starts: Int64Array, scratch: Int64Array | None = None
+) -> Int64Array:
     """Return the positions at which runs begin: at 0, at table_starts, and wherever an entry doesn't continue another.
 
     Within a run of host clusters only the first entry need be judged: the flags can't change on the way unless the
@@ -186,14 +208,14 @@ def cut(entries: Int64Array, cluster_size: int, table_starts: Int64Array) -> Int
     if len(entries) == 0:
         return np.empty(0, np.int64)
     before = entries[:-1]
-    step = entries[1:] - before
-    empty = before.view(np.uint64) <= layout.ZERO
-    continues = ((step == cluster_size) & ~empty) | ((step == 0) & empty)
-    continues[table_starts - 1] = False
-    heads = _heads(continues)
+    expected = np.add(before, cluster_size, out=None if scratch is None else scratch[: len(before)])
+    np.copyto(expected, before, where=before.view(np.uint64) <= layout.ZERO)
+    breaks = entries[1:] != expected
+    breaks[table_starts - 1] = True
+    heads = _heads(breaks)
     if (entries[heads] & layout.COMPRESSED).any():
-        continues &= (before & layout.COMPRESSED) == 0
-        heads = _heads(continues)
+        breaks |= (before & layout.COMPRESSED) != 0
+        heads = _heads(breaks)
     return heads
 
 
@@ -204,13 +226,14 @@ def _cut_extended(entries: Int64Array, bitmaps: Int64Array, cluster_size: int, t
     before, bitmap = entries[:-1], bitmaps[:-1]
     uniform = (bitmap == layout.SUBCLUSTERS_ALLOCATED) | (bitmap == layout.SUBCLUSTERS_ZERO) | (bitmap == 0)
     in_a_row = entries[1:] - before == np.where(before == 0, 0, cluster_size)
-    continues = in_a_row & uniform & (bitmaps[1:] == bitmap) & ((before & layout.COMPRESSED) == 0)
-    continues[table_starts - 1] = False
-    return _heads(continues)
+    breaks = ~(in_a_row & uniform & (bitmaps[1:] == bitmap) & ((before & layout.COMPRESSED) == 0))
+    breaks[table_starts - 1] = True
+    return _heads(breaks)
 
 
-def _heads(continues: npt.NDArray[np.bool_]) -> Int64Array:
-    return np.concatenate((np.zeros(1, np.int64), np.flatnonzero(~continues) + 1))
+def _heads(breaks: npt.NDArray[np.bool_]) -> Int64Array:
+    """Return where runs begin, if breaks[i] says that entry i + 1 doesn't continue entry i."""
+    return np.concatenate((np.zeros(1, np.int64), np.flatnonzero(breaks) + 1))
 
 
 def judge(found: Runs, header: Header, file_size: int, metadata: Metadata) -> Judged:
