@@ -13,7 +13,7 @@ import numpy as np
 
 from snapd import blockmap, units
 from snapd.blockmap import BlockMap, Kind
-from snapd.qcow2 import chain, create, image, packing, transfer, writer
+from snapd.qcow2 import chain, check, create, image, packing, transfer, writer
 
 _PIECE = units.MIB
 """Bytes that a thread reads and compresses at a time, or a cluster if that is more."""
@@ -43,11 +43,12 @@ def pull(path: pathlib.Path, beneath: chain.Chain) -> int:
     """Have an image hold what it shows of the chain below it, and then name no backing file any more; flushed.
 
     Killed anywhere, its contents are what they were; run it again. Returns the bytes of data that were copied. Raises
-    what `flatten` raises, errors.ImageBusy.
+    what `flatten` raises, errors.ImageBusy, errors.Corrupt before anything is written if the image isn't sound.
     """
     copied = 0
     # The image is mapped while it is written, but each window before anything of that window is.
     with writer.Writer.open(path, beneath) as target, image.Image.open(path, locked=False) as top:
+        check.require_sound(top)
         for start, length in blockmap.windows(min(beneath.size_bytes, top.size_bytes)):
             missing = blockmap.difference(beneath.block_map(start, length), top.block_map(start, length))
             copied += transfer.transfer(_data(missing), beneath, target)

@@ -218,11 +218,19 @@ class Ledger:
         self._refcounts.trim()
 
 
+def is_only_dirty(parsed: header.Header) -> bool:
+    """Say whether nothing but the dirty mark keeps an image from being written."""
+    marks = parsed.incompatible & (layout.INCOMPATIBLE_DIRTY | layout.INCOMPATIBLE_CORRUPT)
+    return marks == layout.INCOMPATIBLE_DIRTY and not parsed.snapshot_count
+
+
 def _check_writable(parsed: header.Header) -> None:
     problem = None
-    if parsed.incompatible & (layout.INCOMPATIBLE_DIRTY | layout.INCOMPATIBLE_CORRUPT):
-        problem = "it is marked dirty or corrupt"
+    if parsed.incompatible & layout.INCOMPATIBLE_CORRUPT:
+        problem = "it is marked corrupt: it can be read, and repaired if only its refcounts are wrong"
+    elif parsed.incompatible & layout.INCOMPATIBLE_DIRTY:
+        problem = "it is marked dirty, and has damage that a rebuild of its refcounts can't mend"
     elif parsed.snapshot_count:
-        problem = "it has internal snapshots"
+        problem = "it has internal snapshots, with which the engine writes no image"
     if problem:
         raise errors.ImageRefused(problem=problem)

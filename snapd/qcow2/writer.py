@@ -17,7 +17,7 @@ from typing import Self
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import bulk, clusters, header, image, layout, ledger, locks, packing, subclusters
+from snapd.qcow2 import bulk, clusters, header, image, layout, ledger, locks, packing, repair, subclusters
 from snapd.qcow2.chain import Chain
 
 
@@ -44,18 +44,23 @@ class Writer:
     def open(cls, path: pathlib.Path, backing: Chain | None = None) -> Self:
         """Open an image for writing. backing is what lies below it, for clusters that are written in part.
 
-        Raises errors.ImageRefused for what is no image that the engine may write, errors.ImageBusy if somebody has it
-        open, errors.Corrupt, errors.StorageFailed.
+        One that is marked dirty has its refcounts rebuilt first. Raises errors.ImageRefused for what is no image that
+        the engine may write, errors.ImageBusy if somebody has it open, errors.Corrupt, errors.StorageFailed.
         """
         with fsops.translated(path):
-            fd = fsops.open_for_writing(path)
+            fd = _open_alone(path)
             try:
-                image.require_regular(fd)
-                locks.exclusive(fd, path.name)
+                if ledger.is_only_dirty(header.read(fd, os.fstat(fd).st_size)):
+                    # Who left it so wrote no refcounts: what they say must not be trusted when clusters are taken.
+                    os.close(fd)
+                    fd = -1
+                    repair.repair(path, leaks_only=False)
+                    fd = _open_alone(path)
                 writer = cls(path, fd, backing)
                 writer._ledger.clear_autoclear()
             except BaseException:
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
                 raise
             return writer
 
@@ -263,6 +268,18 @@ class Writer:
     def _is_last(self, offset: int, length: int) -> bool:
         """Say whether a range is the disk's last cluster, which the disk's end cuts short."""
         return offset % self.cluster_size == 0 and offset + length == self.size_bytes
+
+
+def _open_alone(path: pathlib.Path) -> int:
+    """Open an image's file for writing and keep others out. Raises errors.ImageRefused, errors.ImageBusy, OSError."""
+    fd = fsops.open_for_writing(path)
+    try:
+        image.require_regular(fd)
+        locks.exclusive(fd, path.name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _read_exactly(fd: int, length: int, offset: int) -> memoryview:

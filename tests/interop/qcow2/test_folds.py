@@ -29,11 +29,17 @@ def fill(path: pathlib.Path, seed: int, below: chain.Chain | None) -> None:
 
 
 def make_chain(folder: pathlib.Path, sizes: tuple[int, ...], cluster_sizes: tuple[int, ...], seed: int) -> None:
-    """Make a chain 0 (the bottom), 1, 2 … in a folder."""
+    """Make a chain 0 (the bottom), 1, 2 … in a folder; a negative cluster size means extended L2 entries."""
     opened: list[image.Image] = []
     for number, (size, cluster_size) in enumerate(zip(sizes, cluster_sizes, strict=True)):
         backing = str(number - 1) if number else None
-        create.create(folder / str(number), size_bytes=size, cluster_size=cluster_size, backing_name=backing)
+        create.create(
+            folder / str(number),
+            size_bytes=size,
+            cluster_size=abs(cluster_size),
+            extended_l2=cluster_size < 0,
+            backing_name=backing,
+        )
         fill(folder / str(number), seed + number, chain.Chain(opened) if opened else None)
         opened.insert(0, image.Image.open(folder / str(number)))
     for each in opened:
@@ -59,7 +65,14 @@ SIZES = [
     (SMALL, LARGE, LARGE),
     (LARGE, SMALL, SMALL),
 ]
-CLUSTERS = [(65536, 65536, 65536), (4096, 65536, 4096), (65536, 4096, 65536), (65536, 512, 8192)]
+CLUSTERS = [
+    (65536, 65536, 65536),
+    (4096, 65536, 4096),
+    (65536, 4096, 65536),
+    (65536, 512, 8192),
+    (65536, -65536, -16384),
+    (-16384, 4096, -65536),
+]
 
 
 @pytest.mark.parametrize("sizes", SIZES)

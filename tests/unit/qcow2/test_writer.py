@@ -165,14 +165,16 @@ def test_a_part_of_a_cluster_needs_the_chain_below(tmp_path: pathlib.Path) -> No
 
 @pytest.mark.parametrize(
     ("offset", "value", "problem"),
-    [(79, 1, "dirty"), (79, 2, "dirty or corrupt")],
+    [(79, 2, "marked corrupt"), (79, 3, "marked corrupt"), (63, 1, "snapshot")],
 )
 def test_images_that_it_could_harm_are_refused(path: pathlib.Path, offset: int, value: int, problem: str) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(bytes([value]))
+    before = path.read_bytes()
     with pytest.raises(errors.ImageRefused, match=problem):
         writer.Writer.open(path)
+    assert path.read_bytes() == before
 
 
 def test_autoclear_features_are_cleared(path: pathlib.Path) -> None:
