@@ -27,7 +27,7 @@ class LayerCheck:
     report: check.CheckReport | None
     """What was counted, after the repair if there was one. None if the file is too damaged for that."""
     problem: str = ""
-    """Why it could not be counted."""
+    """Why it could not be counted, or not be repaired."""
     leaks_fixed: int = 0
     corruptions_fixed: int = 0
 
@@ -93,8 +93,7 @@ class Checks:
         ]
         for depth, layer in enumerate(there):
             found = self._look(depth, len(there), layer.uid)
-            report = found.report
-            if depth == 0 and mend and report is not None and report.leaks and not report.corruptions:
+            if depth == 0 and mend and found.report is not None and not found.report.clean:
                 found = self._mend(volume, found)
             yield found
 
@@ -116,5 +115,12 @@ class Checks:
                 raise errors.WrongState(
                     name=name, state="in use by another call", method="CheckVolume", allowed="used by none"
                 )
-            fixed = repair.repair_leaks(core.pool.path(head))
-        return dataclasses.replace(self._look(found.depth, found.layers, head), leaks_fixed=fixed)
+            try:
+                fixed = repair.repair(core.pool.path(head), leaks_only=False)
+            except errors.Corrupt as error:
+                return dataclasses.replace(found, problem=error.problem)
+        return dataclasses.replace(
+            self._look(found.depth, found.layers, head),
+            leaks_fixed=fixed.leaks_fixed,
+            corruptions_fixed=fixed.corruptions_fixed,
+        )

@@ -194,6 +194,55 @@ def test_check_has_the_fields_and_the_exit_code_of_qemus(tmp_path: pathlib.Path,
     assert ours.exit_code == 3
 
 
+def damage(qemu: Qemu, path: pathlib.Path, *counts: bytes) -> None:
+    """Make an image of six clusters with these refcounts for the second of its data and the two behind it."""
+    qemu.create(path, units.MIB)
+    qemu.io(path, "write 0 128k")
+    with path.open("r+b") as file:
+        file.seek(2 * 64 * units.KIB + 6 * 2)
+        file.write(b"".join(counts))
+        file.truncate(9 * 64 * units.KIB)
+
+
+@pytest.mark.parametrize(
+    ("counts", "asked", "before", "after"),
+    [
+        ((b"\0\1", b"\0\1", b"\0\1"), "leaks", 3, 0),
+        ((b"\0\1", b"\0\1", b"\0\0"), "all", 3, 0),
+        ((b"\0\0", b"\0\1", b"\0\0"), "all", 2, 0),
+        ((b"\0\2", b"\0\0", b"\0\0"), "all", 2, 0),
+    ],
+)
+def test_a_repair_ends_as_qemus(
+    tmp_path: pathlib.Path, qemu: Qemu, counts: tuple[bytes, ...], asked: str, before: int, after: int
+) -> None:
+    path, twin = tmp_path / "disk.qcow2", tmp_path / "twin.qcow2"
+    damage(qemu, path, *counts)
+    damage(qemu, twin, *counts)
+    assert image_tool("check", "-q", path).exit_code == before
+    peer = subprocess.run(
+        ["qemu-img", "check", "--output=json", "-r", asked, twin], check=False, capture_output=True, text=True
+    )
+    ours = image_tool("check", "--output=json", "-r", asked, path)
+    assert (ours.exit_code, peer.returncode) == (after, after)
+    fixed = {"leaks-fixed", "corruptions-fixed"}
+    # QEMU puts leaks right first, after which a flag may be no contradiction any more.
+    assert fixed & json.loads(ours.stdout).keys() >= fixed & json.loads(peer.stdout).keys() > set()
+    assert json.loads(qemu.img("check", "--output=json", path)).get("leaks", 0) == 0
+    assert "put right" not in image_tool("check", "-r", asked, path).stdout
+
+
+def test_leaks_of_a_corrupt_image_are_left_alone(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+    path = tmp_path / "disk.qcow2"
+    damage(qemu, path, b"\0\0", b"\0\1")
+    content = path.read_bytes()
+    done = image_tool("check", "-r", "leaks", path)
+    assert done.exit_code == 2
+    assert "Nothing was repaired" in done.stderr
+    assert path.read_bytes() == content
+    assert image_tool("check", "-r", "all", "-U", path).exit_code == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"KDMV" + b"\0" * 4096])
 def test_check_of_another_format_is_unsupported(tmp_path: pathlib.Path, content: bytes) -> None:
     path = tmp_path / "disk"

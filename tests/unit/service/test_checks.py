@@ -85,6 +85,27 @@ def test_leaks_are_told_and_repaired_when_asked(world: worlds.World) -> None:
     assert world.volume_bytes("v")[: len(NOISE)] == NOISE
 
 
+def test_wrong_refcounts_of_the_head_are_repaired(world: worlds.World) -> None:
+    world.volume("v")
+    world.write("v", 0, NOISE)
+    path = head_path(world)
+    with Image.open(path) as image:
+        table_offset = image.header.refcount_table_offset
+        data_offset = int(image.block_map(0, CLUSTER).host[0])
+    with path.open("r+b") as file:
+        file.seek(table_offset)
+        file.seek(int.from_bytes(file.read(8)) + 2 * (data_offset // CLUSTER))
+        file.write(b"\0\0")
+    (found,) = verdicts(world)
+    assert found.report is not None
+    assert found.report.corruptions > 0
+    (found,) = verdicts(world, mend=True)
+    assert found.report is not None
+    assert found.report.clean
+    assert found.corruptions_fixed > 0
+    assert world.volume_bytes("v")[: len(NOISE)] == NOISE
+
+
 def test_a_layer_below_is_never_repaired(world: worlds.World) -> None:
     world.volume("v")
     world.write("v", 0, NOISE)
