@@ -46,6 +46,8 @@ class Blobs:
         Raises errors.Corrupt, naming pack and blob, or errors.ArchiveUnreachable.
         """
         try:
+            if entry.length > codec.longest(length):
+                raise errors.Corrupt(what="entry", problem=f"it claims {entry.length} bytes for {length}")
             stored = self.store.get_range(self.home.area.pack(entry.pack), entry.offset, entry.length)
             return self.decode(kind, entry, length, stored)
         except (errors.NotFound, errors.Corrupt) as error:

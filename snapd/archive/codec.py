@@ -16,6 +16,11 @@ _ZSTD: Final = b"\x01"
 _LARGEST_WINDOW: Final = 8 * units.MIB
 
 
+def longest(length: int) -> int:
+    """Return the most bytes that `length` bytes are stored as."""
+    return 1 + length
+
+
 class _ThreadContexts(threading.local):
     """A compressor and a decompressor for each thread: they can't be shared."""
 

@@ -8,7 +8,7 @@ stays true", says why that is safe beside recordings.
 import dataclasses
 
 from snapd import errors, fsops
-from snapd.archive import blobs, index, manifest
+from snapd.archive import blobs, documents, index, manifest
 from snapd.archive.backends import backend
 
 
@@ -56,12 +56,13 @@ def _reached(environment_blobs: blobs.Blobs) -> set[bytes]:
     store, home = environment_blobs.store, environment_blobs.home
     live: set[bytes] = set()
     for key, _ in store.list(home.area.manifests):
+        snapshot_uid = key.removeprefix(home.area.manifests)
         try:
-            data = store.get(key)
+            data = documents.fetch(store, key, manifest.what(snapshot_uid))
         except errors.NotFound:
             # Its snapshot was deleted after the listing.
             continue
-        live.update(manifest.decode(home, key.removeprefix(home.area.manifests), data).packs.references)
+        live.update(manifest.decode(home, snapshot_uid, data).packs.references)
     # An unmounted store shows no manifests either.
     environment_blobs.check_reachable()
     return live

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from snapd import errors, units
+from snapd.archive.backends import backend
 
 Json = Any
 """What json.dumps takes; an alias that refers to itself would say it no better to callers."""
@@ -34,6 +35,17 @@ def encode(members: Mapping[str, Json], seal: Seal) -> bytes:
         raise errors.InvalidField(field="metadata", problem=f"the document would be longer than {LARGEST} bytes")
     body = text.removesuffix(b"}")
     return body + _BEFORE + seal(body).hex().encode("ascii") + _AFTER
+
+
+def fetch(store: backend.Backend, key: str, what: str) -> bytes:
+    """Return an object that is to be a document, of which no more than LARGEST bytes are ever read.
+
+    Raises errors.NotFound, errors.Corrupt, naming `what`, errors.ArchiveUnreachable.
+    """
+    size_bytes = store.size(key)
+    if size_bytes is not None and size_bytes > LARGEST:
+        raise errors.Corrupt(what=what, problem=f"it is {size_bytes} bytes long, and no document is")
+    return store.get(key)
 
 
 def decode(what: str, data: bytes, seal: Seal, version: int) -> dict[str, Json]:

@@ -28,7 +28,7 @@ class Environment:
 def load(store: backend.Backend, area: layout.Area) -> Environment:
     """Return an environment. Raises errors.NotFound, errors.Corrupt, errors.SchemaTooNew."""
     what = f"environment record {area.environment_uid}"
-    members = documents.decode(what, store.get(area.record), _seal, _VERSION)
+    members = documents.decode(what, documents.fetch(store, area.record, what), _seal, _VERSION)
     documents.expect(what, members, environment_uid=area.environment_uid, host=area.host)
     wrapped = members.get("key")
     if not isinstance(wrapped, dict):

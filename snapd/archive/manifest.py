@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from snapd import errors, units
-from snapd.archive import blobs, documents, environment, names, packtable, pages
+from snapd.archive import blobs, codec, documents, environment, names, packtable, pages
 
 _VERSION: Final = 1
 _CACHED_PAGES: Final = 128
@@ -188,11 +188,30 @@ class Manifest:
         """
         self._check_range(first, count)
         window = max(1, _WINDOW // self.block_size)
-        for start in range(first, first + count, window):
-            part = self.entries(start, min(window, first + count - start))
-            data = dict(self._read_window(start, part))
-            for number in sorted(data):
-                yield number, data.pop(number)
+        for low, high in self._held(self._depth - 1, 0, self.document.root, first, first + count):
+            for start in range(low, high, window):
+                part = self.entries(start, min(window, high - start))
+                data = dict(self._read_window(start, part))
+                for number in sorted(data):
+                    yield number, data.pop(number)
+
+    def _held(self, level: int, number: int, entry: pages.Entry, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of blocks of [first, end) that have pages, below page `number` of a level.
+
+        A disk of zeros has none, however large it is.
+        """
+        if entry.is_nothing:
+            return
+        span = pages.FANOUT ** (level + 1)
+        if level == 0:
+            yield max(first, number * span), min(end, (number + 1) * span)
+            return
+        page = self.page(entry)
+        start = number * pages.FANOUT
+        children = start + np.flatnonzero(pages.as_array(page)["name"].any(axis=1))
+        below = span // pages.FANOUT
+        for child in children[(children >= first // below) & (children <= (end - 1) // below)].tolist():
+            yield from self._held(level - 1, child, pages.decode(page, child - start), first, end)
 
     def _read_window(self, start: int, part: pages.Entries) -> Iterator[tuple[int, bytes]]:
         present = np.flatnonzero(part["name"].any(axis=1))
@@ -210,9 +229,12 @@ class Manifest:
     def _read_run(self, run: list[tuple[pages.Entry, int]]) -> Iterator[tuple[int, bytes]]:
         """Yield the blocks of a run of entries of one pack, fetched at once; those that aren't there, one by one."""
         begin = run[0][0].offset
+        length = run[-1][0].offset + run[-1][0].length - begin
         try:
+            if length > max(_LARGEST_RUN, codec.longest(self.block_size)):
+                raise errors.Corrupt(what="entry", problem=f"it claims {length} bytes")
             key = self._blobs.home.area.pack(run[0][0].pack)
-            fetched = memoryview(self._blobs.store.get_range(key, begin, run[-1][0].offset + run[-1][0].length - begin))
+            fetched = memoryview(self._blobs.store.get_range(key, begin, length))
         except (errors.NotFound, errors.Corrupt):
             fetched = memoryview(b"")
         for entry, number in run:

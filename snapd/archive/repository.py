@@ -179,7 +179,7 @@ class Repository:
         key = area.manifest(snapshot_uid)
         try:
             environment_blobs = self._blobs_of_area(area)
-            data = self._store.get(key)
+            data = documents.fetch(self._store, key, manifest.what(snapshot_uid))
         except errors.NotFound as error:
             self._check_reachable()
             if self._store.size(key) is not None:
@@ -312,7 +312,7 @@ def _load(store: backend.Backend, index_path: pathlib.Path) -> tuple[str, int]:
     """Return uid and block size of the archive in a store."""
     what = layout.REPOSITORY
     try:
-        data = store.get(layout.REPOSITORY)
+        data = documents.fetch(store, layout.REPOSITORY, what)
     except errors.NotFound as error:
         problem = f"{what} is missing: the store isn't mounted (or is a new one: then remove the index {index_path})"
         raise errors.ArchiveUnreachable(problem=problem) from error
