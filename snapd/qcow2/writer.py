@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
 from snapd.qcow2 import bulk, clusters, header, image, layout, ledger, locks, packing, repair, subclusters
@@ -138,6 +140,21 @@ class Writer:
                 else:
                     self._clusters.zero_part(start, count)
 
+    def zero_extents(self, start: Int64Array, length: Int64Array) -> None:
+        """Have many ranges, ascending and disjoint, read as zeros, as `write_zeroes` does."""
+        size = self.cluster_size
+        first, last = (start + size - 1) // size, (start + length) // size
+        inside = first < last
+        if inside.any():
+            begin, count = first[inside], (last - first)[inside]
+            with self._changing(int(begin[0]) * size, int(begin[-1] + count[-1] - begin[0]) * size):
+                for extent, within in bulk.each_cluster(count):
+                    self._clusters.zero_many(begin[extent] + within)
+        edges = np.where(inside, first * size, start + length), np.where(inside, last * size, start + length)
+        for low, high in ((start, edges[0]), (edges[1], start + length)):
+            for number in np.flatnonzero(low < high).tolist():
+                self.write_zeroes(int(low[number]), int(high[number] - low[number]))
+
     def hide_backing(self, offset: int, length: int) -> None:
         """Have what is absent in a range read as zeros, whatever lies below, and leave the rest. Raises as `write`."""
         with self._changing(offset, length):
@@ -171,6 +188,9 @@ class Writer:
             self._clusters.size_bytes = size_bytes
             # Beyond its end a backing file shows nothing.
             shown = size_bytes if self._backing is None else min(size_bytes, self._backing.size_bytes)
+            if self._ledger.entry(units.round_down(old, self.cluster_size)):
+                # Another writer may have left anything in the part of the last cluster that the disk didn't reach.
+                shown = max(shown, min(size_bytes, units.round_up(old, self.cluster_size)))
             self.write_zeroes(old, max(old, shown) - old)
         elif size_bytes < old:
             if not force and self._clusters.holds_data(size_bytes, old):

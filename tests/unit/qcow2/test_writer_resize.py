@@ -57,6 +57,24 @@ def test_a_disk_that_grows_over_a_backing_file_does_not_show_it(tmp_path: pathli
             assert top.block_map(2 * CLUSTER, CLUSTER).kind.tolist() == [Kind.ZERO]
 
 
+def test_what_another_writer_left_behind_the_end_of_a_disk_never_shows(tmp_path: pathlib.Path) -> None:
+    create.create(tmp_path / "bottom", size_bytes=CLUSTER)
+    path = tmp_path / "top"
+    create.create(path, size_bytes=CLUSTER + 512, backing_name="bottom")
+    with image.Image.open(tmp_path / "bottom") as bottom:
+        below = chain.Chain([bottom])
+        with writer.Writer.open(path, below) as target:
+            target.write(CLUSTER, b"t" * 512)
+        with image.Image.open(path) as top:
+            host = int(top.block_map(CLUSTER, 512).host[0])
+        with path.open("r+b") as file:
+            file.seek(host + 512)
+            file.write(b"?" * (CLUSTER - 512))
+        with writer.Writer.open(path, below) as target:
+            target.resize(3 * CLUSTER)
+    assert content(path)[CLUSTER:] == (b"t" * 512).ljust(2 * CLUSTER, b"\0")
+
+
 @pytest.mark.parametrize("extended_l2", [False, True])
 def test_a_disk_with_data_beyond_the_new_end_is_not_made_smaller(tmp_path: pathlib.Path, extended_l2: bool) -> None:
     path = tmp_path / "disk"
