@@ -14,7 +14,7 @@ from snapd import units
 from snapd.qcow2 import chain, create, fold, image, writer
 from tests.bench import figures, filesystems, layers, timing
 
-RUNS = 3
+RUNS = 5
 _COMMIT = ("qemu-img", "commit", "-q", "-d", "-f", "qcow2")
 
 Goals = dict[int, float | None]
@@ -49,6 +49,7 @@ def _compare(pair: layers.Pair, expected: pathlib.Path) -> list[list[timing.Samp
     """Return the runs of both folds and of QEMU's commit, each undone and the first of each proven right."""
 
     def timed(run: int, action: Callable[[layers.Pair], None], disk: pathlib.Path) -> timing.Sample:
+        pair.warm()
         sample = timing.call(lambda: action(pair))
         if run == 0:
             if disk == pair.top:

@@ -36,11 +36,15 @@ def tool_has(command: str) -> bool:
     return subprocess.run([TOOL, "image", command, "--help"], check=False, capture_output=True).returncode == 0
 
 
+_SPAN = 4 * units.GIB
+"""Of the disk that is mapped at a time: the arrays of its extents stay in the processor's cache."""
+
+
 def map_windows(path: pathlib.Path) -> int:
-    """Map an image a window at a time, and return how many extents there were."""
+    """Map an image a window at a time, and return how many extents the windows had."""
     count = 0
     with image.Image.open(path) as opened:
-        for start, length in blockmap.windows(opened.size_bytes):
+        for start, length in blockmap.windows(opened.size_bytes, _SPAN):
             count += len(opened.block_map(start, length))
     return count
 

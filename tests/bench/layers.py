@@ -36,6 +36,14 @@ class Pair:
         )
         os.sync()
 
+    def warm(self) -> None:
+        """Have what the files hold in the page cache."""
+        buffer = bytearray(units.MIB)
+        for layer in self._layers:
+            with layer.path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
     def undo(self) -> None:
         """Bring the files back to what they were made as, and wait until all is on the disk.
 
@@ -59,12 +67,21 @@ def write_disk(path: pathlib.Path, size_bytes: int) -> None:
         for first in range(0, size_bytes // images.CLUSTER, _STEP // images.CLUSTER):
             last = min(first + _STEP // images.CLUSTER, size_bytes // images.CLUSTER)
             file.write(_content(np.arange(first, last, dtype=np.int64)).data)
+    _forget(path)
 
 
 def require_disk(image: pathlib.Path, expected: pathlib.Path) -> None:
     """Require that QEMU finds an image, with what lies below it, sound and equal to a raw disk."""
     subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", image], check=True)
     subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", image, expected], check=True)
+    _forget(expected)
+
+
+def _forget(path: pathlib.Path) -> None:
+    """Have a file leave the page cache, which the layers need."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _make(

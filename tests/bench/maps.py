@@ -1,8 +1,8 @@
 """Block maps of a terabyte: in process against the whole of `qemu-img map`, and as commands that print the same.
 
 QEMU's side is always its command, from start to end, its JSON going nowhere: there is no other way to QEMU's maps. Ours
-in process is opening the image and having the map of every window as arrays. Both read a file that is in the page
-cache, and what is mapped is found to be the same before anything is timed.
+in process is opening the image and having the map of every 4 GiB of the disk as arrays. Both read a file that is in the
+page cache, and what is mapped is found to be the same before anything is timed.
 """
 
 import json

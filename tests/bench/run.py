@@ -10,13 +10,14 @@ import signal
 import sys
 import tempfile
 
-from tests.bench import archiving, capture, checks, figures, folds, maps, reads
+from tests.bench import archiving, capture, checks, converts, figures, folds, maps, reads
 
 BENCHMARKS = {
     "engine.map": maps.measure,
     "engine.check": checks.measure,
     "engine.fold": folds.measure,
     "engine.read": reads.measure,
+    "engine.convert": converts.measure,
     "capture": capture.measure,
     "archiving": archiving.measure,
 }
