@@ -4,6 +4,8 @@ What lies in a row in the source goes to a row of new clusters, wherever the gue
 row, not once per cluster. Nothing here loops over clusters in Python.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from snapd import fsops
@@ -15,6 +17,16 @@ _BATCH = 1 << 16
 """Clusters handled at a time, so that memory doesn't grow with the extents."""
 
 
+def each_cluster(count: Int64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
+    """Yield the clusters of extents that have `count` each, some at a time: which extent, and the number in there."""
+    ends = np.cumsum(count)
+    total = int(ends[-1]) if len(ends) else 0
+    for low in range(0, total, _BATCH):
+        number = np.arange(low, min(low + _BATCH, total), dtype=np.int64)
+        extent = np.searchsorted(ends, number, side="right").astype(np.int64)
+        yield extent, number - (ends[extent] - count[extent])
+
+
 def adopt(fd: int, ledger: Ledger, source_fd: int, start: Int64Array, length: Int64Array, host: Int64Array) -> None:
     """Take extents of the source file, whole clusters of the image each, as the contents of guest ranges.
 
@@ -22,12 +34,7 @@ def adopt(fd: int, ledger: Ledger, source_fd: int, start: Int64Array, length: In
     n. Clusters that are the image's own are overwritten. Raises OSError.
     """
     size = ledger.header.cluster_size
-    count = length // size
-    ends = np.cumsum(count)
-    for low in range(0, int(ends[-1]) if len(ends) else 0, _BATCH):
-        number = np.arange(low, min(low + _BATCH, int(ends[-1])), dtype=np.int64)
-        extent = np.searchsorted(ends, number, side="right")
-        within = number - (ends[extent] - count[extent])
+    for extent, within in each_cluster(length // size):
         guest = start[extent] // size + within
         source = host[extent] + within * size
         old = ledger.gather(guest)

@@ -16,6 +16,7 @@ from snapd.blockmap import Int64Array
 from snapd.qcow2 import compressed, layout
 from snapd.qcow2.chain import Chain
 from snapd.qcow2.ledger import Ledger
+from snapd.qcow2.mapping import Where
 from snapd.qcow2.packing import ZERO, Packed
 
 Put = Callable[[int, int, int], None]
@@ -55,24 +56,36 @@ class Clusters:
                 cluster, got = self._ledger.allocate(high - at)
                 put(cluster * self._size, at * self._size, got * self._size)
                 hosts = np.arange(cluster, cluster + got, dtype=np.int64) * self._size
-                self._ledger.replace(index, first + at, hosts | layout.COPIED)
+                where = slice(first + at, first + at + got)
+                self._ledger.replace(index, where, hosts | layout.COPIED)
                 at += got
 
     def zero(self, offset: int, length: int) -> None:
         """Have clusters, whole but for the disk's last, read as zeros."""
         index, first = self._ledger.locate(offset)
-        count = units.divide_up(length, self._size)
+        self._zero(index, slice(first, first + units.divide_up(length, self._size)))
+
+    def zero_many(self, numbers: Int64Array) -> None:
+        """Have guest clusters, ascending, in whichever tables, read as zeros."""
+        for index, _, within in self._ledger.by_table(numbers):
+            self._zero(index, within)
+            self._ledger.relieve()
+
+    def _zero(self, index: int, where: Where) -> None:
+        """Have clusters of one L2 table read as zeros."""
         table = self._ledger.find(index)
         if table is None and not self.has_backing:
             return
         if self._header.version == 2 and self.has_backing:
-            self._store_zeros(offset, count)
+            per_table = self._header.table_entries
+            for number in (index * per_table + np.arange(per_table)[where]).tolist():
+                self._store_zeros(number * self._size)
             return
-        old = (table or self._ledger.make(index)).entries[first : first + count]
+        old = (table or self._ledger.make(index)).entries[where]
         zero = 0 if self._header.version == 2 else layout.ZERO
         changed = (old != zero) & (self.has_backing | (old != 0))
         if changed.any():
-            self._ledger.replace(index, first, np.where(changed, np.int64(zero), old))
+            self._ledger.replace(index, where, np.where(changed, np.int64(zero), old))
 
     def hide(self, offset: int, length: int) -> None:
         """Have what is absent in clusters, whole but for the disk's last, read as zeros, and leave the rest."""
@@ -83,9 +96,9 @@ class Clusters:
         old = self._ledger.make(index).entries[first : first + count]
         if self._header.version == 2:
             for number in np.flatnonzero(old == 0).tolist():
-                self._store_zeros(offset + number * self._size, 1)
+                self._store_zeros(offset + number * self._size)
         elif (old == 0).any():
-            self._ledger.replace(index, first, np.where(old == 0, np.int64(layout.ZERO), old))
+            self._ledger.replace(index, slice(first, first + count), np.where(old == 0, np.int64(layout.ZERO), old))
 
     def store_packed(self, offset: int, data: memoryview, packed: Packed) -> None:
         """Place clusters, whole but for the disk's last: the compressed streams densely, the others as they are.
@@ -166,10 +179,9 @@ class Clusters:
         """Return how to put the bytes of data."""
         return lambda host, at, n: fsops.pwrite(self._fd, data[at : at + n], host)
 
-    def _store_zeros(self, offset: int, count: int) -> None:
-        """Write zeros: version 2 can't say zero, and what is absent shows the backing file."""
-        for start in range(offset, offset + count * self._size, self._size):
-            self.store(start, self._size, self.putting(memoryview(bytes(self._size))))
+    def _store_zeros(self, offset: int) -> None:
+        """Write a cluster of zeros: version 2 can't say zero, and what is absent shows the backing file."""
+        self.store(offset, self._size, self.putting(memoryview(bytes(self._size))))
 
     def _filled(self, index: int, first: int, entries: Int64Array) -> None:
         """Take note that own clusters, those of an L2 table from first on, were overwritten as a whole."""

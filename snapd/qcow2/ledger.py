@@ -14,7 +14,7 @@ from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
 from snapd.qcow2 import compressed, header, layout, tables
 from snapd.qcow2.allocator import Allocator
-from snapd.qcow2.mapping import Mapping, Table
+from snapd.qcow2.mapping import Mapping, Table, Where
 from snapd.qcow2.refcounts import Refcounts
 
 _TABLES_MAX = 32 * units.MIB
@@ -71,17 +71,22 @@ class Ledger:
         """Return the L2 table of an L1 index, a new one if there was none. Raises errors.Corrupt."""
         return self._mapping.make(index, self._file_size, self._allocator)
 
-    def replace(self, index: int, first: int, entries: Int64Array, bitmaps: Int64Array | None = None) -> None:
-        """Set the entries of an L2 table from first on, and let go of the clusters of those that this changes.
+    def replace(self, index: int, where: Where, entries: Int64Array, bitmaps: Int64Array | None = None) -> None:
+        """Set entries of an L2 table, and let go of the clusters of those that this changes.
 
         In an extended image plain clusters get all their subclusters, and others none, unless bitmaps say otherwise.
         """
-        self._change(index, slice(first, first + len(entries)), entries, bitmaps)
+        old = self.make(index).entries[where].copy()
+        if bitmaps is None and self.header.extended_l2:
+            is_plain = (entries != 0) & ((entries & layout.COMPRESSED) == 0)
+            bitmaps = np.where(is_plain, np.int64(layout.SUBCLUSTERS_ALLOCATED), np.int64(0))
+        self._mapping.set(index, where, entries, bitmaps)
+        self._release(old[old != entries])
 
     def gather(self, clusters: Int64Array) -> Int64Array:
         """Return the entries of guest clusters, ascending, in whichever tables they are."""
         entries = np.zeros(len(clusters), np.int64)
-        for index, where, within in self._by_table(clusters):
+        for index, where, within in self.by_table(clusters):
             table = self.find(index)
             if table is not None:
                 entries[where] = table.entries[within]
@@ -90,7 +95,7 @@ class Ledger:
     def shows_backing(self, clusters: Int64Array) -> npt.NDArray[np.bool_]:
         """Say of guest clusters, ascending, whether all or some of each is absent."""
         shows = np.ones(len(clusters), np.bool_)
-        for index, where, within in self._by_table(clusters):
+        for index, where, within in self.by_table(clusters):
             table = self.find(index)
             if table is not None and self.header.extended_l2:
                 bitmaps = table.bitmaps[within]
@@ -120,24 +125,16 @@ class Ledger:
 
     def scatter(self, clusters: Int64Array, entries: Int64Array, bitmaps: Int64Array | None = None) -> None:
         """Set the entries of guest clusters, ascending, in whichever tables they are, as `replace` does."""
-        for index, where, within in self._by_table(clusters):
-            self._change(index, within, entries[where], None if bitmaps is None else bitmaps[where])
+        for index, where, within in self.by_table(clusters):
+            self.replace(index, within, entries[where], None if bitmaps is None else bitmaps[where])
             self.relieve()
 
-    def _by_table(self, clusters: Int64Array) -> Iterator[tuple[int, slice, Int64Array]]:
+    def by_table(self, clusters: Int64Array) -> Iterator[tuple[int, slice, Int64Array]]:
         """Yield (L1 index, which of the clusters, their L2 indexes) for each table that clusters, ascending, are in."""
         index, within = np.divmod(clusters, self.header.table_entries)
         ends = [*(np.flatnonzero(np.diff(index)) + 1).tolist(), len(index)]
         for low, high in zip([0, *ends[:-1]], ends, strict=True):
             yield int(index[low]), slice(low, high), within[low:high]
-
-    def _change(self, index: int, where: slice | Int64Array, entries: Int64Array, bitmaps: Int64Array | None) -> None:
-        old = self.make(index).entries[where].copy()
-        if bitmaps is None and self.header.extended_l2:
-            is_plain = (entries != 0) & ((entries & layout.COMPRESSED) == 0)
-            bitmaps = np.where(is_plain, np.int64(layout.SUBCLUSTERS_ALLOCATED), np.int64(0))
-        self._mapping.set(index, where, entries, bitmaps)
-        self._release(old[old != entries])
 
     def drop_beyond(self, offset: int) -> None:
         """Forget all guest clusters from that offset, a cluster's, on."""
@@ -146,7 +143,7 @@ class Ledger:
             table = self.find(index)
             low = first if index == first_index else 0
             if index >= first_index and table is not None and table.words[low * table.width :].any():
-                self.replace(index, low, np.zeros(len(table.entries) - low, np.int64))
+                self.replace(index, slice(low, len(table.entries)), np.zeros(len(table.entries) - low, np.int64))
                 self.relieve()
 
     def grow(self, size_bytes: int) -> None:

@@ -14,6 +14,9 @@ from snapd.qcow2 import layout, tables
 from snapd.qcow2.allocator import Allocator
 from snapd.qcow2.header import Header
 
+Where = slice | Int64Array
+"""Which entries of a table: a range from start to stop, or ascending indexes."""
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Table:
@@ -115,7 +118,7 @@ class Mapping:
             self._dirty.add(index)
         return table
 
-    def set(self, index: int, where: slice | Int64Array, entries: Int64Array, bitmaps: Int64Array | None) -> None:
+    def set(self, index: int, where: Where, entries: Int64Array, bitmaps: Int64Array | None) -> None:
         """Change entries, a range of them or ascending ones, of a table that `find` or `make` returned.
 
         Extended tables need the bitmaps that go with the entries; others take None.

@@ -11,6 +11,7 @@ from snapd import fsops, units
 from snapd.blockmap import Int64Array
 from snapd.qcow2 import layout
 from snapd.qcow2.clusters import Clusters, is_own
+from snapd.qcow2.mapping import Where
 
 _ALL = layout.SUBCLUSTERS_ALLOCATED
 
@@ -49,20 +50,18 @@ class Subclusters(Clusters):
         """Bytes of a subcluster."""
         return self._size // layout.SUBCLUSTERS
 
-    def zero(self, offset: int, length: int) -> None:
-        """Have clusters, whole but for the disk's last, read as zeros."""
-        index, first = self._ledger.locate(offset)
-        count = units.divide_up(length, self._size)
+    def _zero(self, index: int, where: Where) -> None:
+        """Have clusters of one L2 table read as zeros."""
         table = self._ledger.find(index)
         if table is None and not self.has_backing:
             return
         table = table or self._ledger.make(index)
-        entries, bitmaps = table.entries[first : first + count], table.bitmaps[first : first + count]
+        entries, bitmaps = table.entries[where], table.bitmaps[where]
         zero = np.int64(layout.SUBCLUSTERS_ZERO)
         changed = (entries != 0) | ((bitmaps != zero) & (self.has_backing | (bitmaps != 0)))
         if changed.any():
             entries, bitmaps = np.where(changed, np.int64(0), entries), np.where(changed, zero, bitmaps)
-            self._ledger.replace(index, first, entries, bitmaps)
+            self._ledger.replace(index, where, entries, bitmaps)
 
     def hide(self, offset: int, length: int) -> None:
         """Have what is absent in clusters, whole but for the disk's last, read as zeros, and leave the rest."""
@@ -75,7 +74,7 @@ class Subclusters(Clusters):
         allocated = bitmaps & _ALL
         hidden = np.where(entries & layout.COMPRESSED, bitmaps, allocated | (allocated ^ _ALL) << layout.SUBCLUSTERS)
         if (hidden != bitmaps).any():
-            self._ledger.replace(index, first, entries.copy(), hidden)
+            self._ledger.replace(index, slice(first, first + count), entries.copy(), hidden)
 
     def store_part(self, offset: int, data: memoryview) -> None:
         """Write a part of one cluster, whose rest stays as it reads, in the cluster's own place if it has one."""
@@ -132,12 +131,13 @@ class Subclusters(Clusters):
         """Take note that own clusters, those of an L2 table from first on, were overwritten as a whole."""
         table = self._ledger.make(index)
         if (table.bitmaps[first : first + len(entries)] != _ALL).any():
-            self._ledger.replace(index, first, entries)
+            self._ledger.replace(index, slice(first, first + len(entries)), entries)
 
     def _set(self, start: int, entry: int, bitmap: int) -> None:
         if (entry, bitmap) != (self._ledger.entry(start), self._ledger.bitmap(start)):
             index, within = self._ledger.locate(start)
-            self._ledger.replace(index, within, np.array([entry], np.int64), np.array([bitmap], np.int64))
+            where = slice(within, within + 1)
+            self._ledger.replace(index, where, np.array([entry], np.int64), np.array([bitmap], np.int64))
 
     def _zero_within(self, start: int, begin: int, end: int, bitmap: int) -> None:
         """Zero less than a subcluster, by bytes: [begin, end) of the cluster at guest offset start."""

@@ -21,7 +21,7 @@ def transfer(extents: BlockMap, source: chain.Chain, target: writer.Writer) -> i
     Raises what `writer.Writer.write` and `chain.Chain.read_into` raise.
     """
     is_zero = extents.kind == Kind.ZERO
-    _zero(extents.take(is_zero), target)
+    target.zero_extents(extents.start[is_zero], extents.length[is_zero])
     data = extents.take(~is_zero)
     whole = _whole_clusters(data, source, target)
     for number, each in enumerate(source.images):
@@ -33,11 +33,6 @@ def transfer(extents: BlockMap, source: chain.Chain, target: writer.Writer) -> i
             source.read_extents_into(data, offset, memoryview(buffer))
             target.write(offset, buffer)
     return data.total()
-
-
-def _zero(extents: BlockMap, target: writer.Writer) -> None:
-    for start, length in _ranges(extents):
-        target.write_zeroes(start, length)
 
 
 def _ranges(extents: BlockMap) -> list[tuple[int, int]]:
