@@ -47,7 +47,8 @@ def map_image(
         else:
             _show(images)
         if png_path is not None:
-            png.write(png_path, _title(images), _raster(images, png.COLUMNS, png.ROWS))
+            cells = units.divide_up(images[0].size_bytes, status.granule(images))
+            png.write(png_path, _title(images), _raster(images, *png.grid(cells)))
 
 
 def _show(images: Sequence[Image]) -> None:

@@ -12,6 +12,8 @@ from snapd.imagetool.raster import Look, Raster, dominant
 
 ROWS = 16
 """Lines of text that a picture takes at most."""
+_CELL_MAX = 4
+"""Columns that a cell is wide at most."""
 _LABEL = 10
 """Columns before the grid, for the offset at which the line begins."""
 _WIDTH_OF_FILES = 80
@@ -38,7 +40,9 @@ def show(terminal: rich.console.Console, title: str, raster: Raster) -> None:
     """Print a picture with its legend."""
     terminal.print(rich.text.Text(command.printable(title), style="bold", overflow="fold"))
     draw = _in_colours if _cells_per_line(terminal) == 2 else _in_glyphs
-    for label, line in draw(raster):
+    # Few cells are drawn wide.
+    width = max(1, min(_CELL_MAX, raster.columns // raster.cells))
+    for label, line in draw(raster, width):
         terminal.print(rich.text.Text(f"{label:>{_LABEL}} ", style="dim") + line, soft_wrap=True)
     coloured = _cells_per_line(terminal) == 2
     for look, text in legend.totals(raster):
@@ -51,7 +55,7 @@ def _cells_per_line(terminal: rich.console.Console) -> int:
     return 2 if terminal.color_system in ("256", "truecolor") and not terminal.no_color else 1
 
 
-def _in_colours(raster: Raster) -> list[tuple[str, rich.text.Text]]:
+def _in_colours(raster: Raster, width: int) -> list[tuple[str, rich.text.Text]]:
     colours = ["#{:02x}{:02x}{:02x}".format(*each) for each in legend.colours(raster).tolist()]
     lines = []
     for row in range(0, raster.rows, 2):
@@ -61,16 +65,16 @@ def _in_colours(raster: Raster) -> list[tuple[str, rich.text.Text]]:
         line = rich.text.Text()
         for column, colour in enumerate(upper):
             below = f" on {lower[column]}" if column < len(lower) else ""
-            line.append("▀", style=f"{colour}{below}")
+            line.append("▀" * width, style=f"{colour}{below}")
         lines.append((units.format_size(raster.offset(first)), line))
     return lines
 
 
-def _in_glyphs(raster: Raster) -> list[tuple[str, rich.text.Text]]:
+def _in_glyphs(raster: Raster, width: int) -> list[tuple[str, rich.text.Text]]:
     glyphs = "".join(_GLYPHS[look] for look in Look)
-    cells = "".join(glyphs[look] for look in dominant(raster).tolist())
+    cells = [glyphs[look] * width for look in dominant(raster).tolist()]
     return [
-        (units.format_size(raster.offset(first)), rich.text.Text(cells[first : first + raster.columns]))
+        (units.format_size(raster.offset(first)), rich.text.Text("".join(cells[first : first + raster.columns])))
         for first in range(0, raster.cells, raster.columns)
     ]
 

@@ -85,7 +85,7 @@ def test_cells_have_characters_where_there_are_no_colours() -> None:
     drawn = raster.draw([ranges([(1024, 5), (512, 2), (512, 3), (512, 13)])], 2560, *picture.grid(terminal), 512)
     with terminal.capture() as captured:
         picture.show(terminal, "disk", drawn)
-    assert "██·░▓" in captured.get()
+    assert "████████····░░░░▓▓▓▓" in captured.get()
 
 
 def test_the_file_has_the_colours_of_the_cells(tmp_path: pathlib.Path) -> None:
@@ -94,3 +94,21 @@ def test_the_file_has_the_colours_of_the_cells(tmp_path: pathlib.Path) -> None:
     with PIL.Image.open(tmp_path / "disk.png") as image:
         seen = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or []}
     assert {tuple(each) for each in legend.colours(drawn).tolist()} <= seen
+
+
+@given(st.integers(0, 1 << 40))
+def test_the_grid_of_a_picture_has_a_cell_for_each_cluster_as_long_as_it_can(clusters: int) -> None:
+    columns, rows = png.grid(clusters)
+    assert 16 <= columns <= 256
+    assert columns * rows >= min(clusters, 256 * 128)
+    assert rows <= 128
+
+
+def test_a_title_that_is_too_long_keeps_its_ends(tmp_path: pathlib.Path) -> None:
+    drawn = raster.draw([ranges([(512, 5)])], 512, *png.grid(1), 512)
+    for title in ("x" * 500, "name", ""):
+        png.write(tmp_path / "disk.png", title, drawn)
+        with PIL.Image.open(tmp_path / "disk.png") as image:
+            assert image.size == (84 + 1024 + 28, 64 + 64 + 76)
+            # Nothing is written into the margin on the right.
+            assert len(image.convert("RGB").crop((84 + 1024 + 1, 0, *image.size)).getcolors() or []) == 1
