@@ -151,14 +151,13 @@ def runs(fd: int, header: Header, l1: Int64Array, first: int, count: int, what: 
     l1 is the whole L1 table, its entries found sound. Raises errors.Corrupt, of `what`, for a table that is cut short.
     """
     per_table, entry_size = header.table_entries, header.entry_size
-    last_table = units.divide_up(first + count, per_table)
-    step = min(max(1, _CHUNK_WORDS // header.pointers_per_cluster), last_table - first // per_table)
+    first_table = first // per_table
+    present = first_table + np.flatnonzero(l1[first_table : units.divide_up(first + count, per_table)])
+    step = max(1, min(_CHUNK_WORDS // header.pointers_per_cluster, len(present)))
     # Used for every chunk: the kernel clears what is allocated anew, which takes longer than all else here.
     raw, words = np.empty((2, step * header.pointers_per_cluster), np.int64)
-    for base in range(first // per_table, last_table, step):
-        tables = base + np.flatnonzero(l1[base : min(base + step, last_table)])
-        if len(tables) == 0:
-            continue
+    for base in range(0, len(present), step):
+        tables = present[base : base + step]
         guest = tables * per_table
         low = np.maximum(guest, first)
         high = np.minimum(guest + per_table, first + count)
