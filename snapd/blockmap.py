@@ -111,18 +111,22 @@ def coalesce(extents: BlockMap) -> BlockMap:
     if len(extents) < 2:
         return extents
     start, length, kind, host = extents.start, extents.length, extents.kind, extents.host
-    unknown = (host[:-1] < 0) & (host[1:] < 0)
-    follows = (host[:-1] >= 0) & (host[1:] == host[:-1] + length[:-1])
-    joined = (
-        (start[1:] == start[:-1] + length[:-1])
-        & (kind[1:] == kind[:-1])
-        & (extents.layer[1:] == extents.layer[:-1])
-        & (kind[1:] != Kind.COMPRESSED)
-        & (unknown | follows)
-    )
-    if not joined.any():
+    # Few do, mostly: two cheap looks pick those of which the rest is asked.
+    candidates = (host[1:] - length[:-1] == host[:-1]) | (host[1:] < 0)
+    candidates &= start[1:] - length[:-1] == start[:-1]
+    later = np.flatnonzero(candidates) + 1
+    before = later - 1
+    joined = later[
+        ((host[later] < 0) == (host[before] < 0))
+        & (kind[later] == kind[before])
+        & (kind[later] != Kind.COMPRESSED)
+        & (extents.layer[later] == extents.layer[before])
+    ]
+    if len(joined) == 0:
         return extents
-    first = np.flatnonzero(np.concatenate(([True], ~joined)))
+    is_first = np.ones(len(start), np.bool_)
+    is_first[joined] = False
+    first = np.flatnonzero(is_first)
     merged = extents.take(first)
     return dataclasses.replace(merged, length=np.add.reduceat(length, first))
 
