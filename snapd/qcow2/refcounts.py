@@ -7,15 +7,12 @@ hold is never written. Knows nothing of what the clusters hold. Source: qcow2 sp
 import os
 
 import numpy as np
-import numpy.typing as npt
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
 from snapd.qcow2 import counters, layout, tables
 from snapd.qcow2.counters import Counters
 from snapd.qcow2.header import Header
-
-UInt16Array = npt.NDArray[np.uint16]
 
 _KEPT_BYTES = 16 * units.MIB
 """Memory that blocks may take when all are clean."""

@@ -133,7 +133,10 @@ def test_compressed_layers_fold(tmp_path: pathlib.Path, qemu: Qemu) -> None:
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_fold_that_was_killed_anywhere_is_run_again(tmp_path: pathlib.Path, qemu: Qemu, direction: str) -> None:
+@pytest.mark.parametrize("clusters", [(65536, 65536, 65536), (65536, -65536, -16384)])
+def test_a_fold_that_was_killed_anywhere_is_run_again(
+    tmp_path: pathlib.Path, qemu: Qemu, clusters: tuple[int, ...], direction: str
+) -> None:
     class Killed(BaseException):
         """The process ended here."""
 
@@ -147,7 +150,7 @@ def test_a_fold_that_was_killed_anywhere_is_run_again(tmp_path: pathlib.Path, qe
                 with image.Image.open(tmp_path / "2") as child:
                     fold.fold_down(child, tmp_path / "1", beneath)
 
-    make_chain(tmp_path, (LARGE, SMALL, LARGE), (65536, 65536, 65536), seed=21)
+    make_chain(tmp_path, (LARGE, SMALL, LARGE), clusters, seed=21)
     before = content(tmp_path, "2", "1", "0")
     strike = 1
     while True:
