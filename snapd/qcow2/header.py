@@ -310,6 +310,9 @@ def _check_places(header: Header, file_size: int) -> None:
         *([("snapshot table", header.snapshots_offset, snapshots_bytes)] if snapshots_bytes else []),
         *([("bitmap directory", directory, directory_bytes)] if count else []),
     ]
+    # Of a table without entries, as of QEMU's, only the offset has to be one.
+    for name, offset in (("L1 table", header.l1_offset), ("snapshot table", header.snapshots_offset)):
+        _require(offset < 1 << 63, f"the {name} reaches past the end of the file")
     for name, offset, length in ranges:
         _require(offset % header.cluster_size == 0, f"the {name} is misaligned: it begins at offset {offset}")
         _require(offset >= header.cluster_size, f"the {name} lies in the header's cluster")

@@ -53,7 +53,7 @@ def mutate(data: bytes, longest: int, seed: int) -> bytes:
 def main(arguments: list[str]) -> None:
     """Fuzz until libFuzzer has had enough; this doesn't return."""
     *flags, findings = arguments
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir="/dev/shm") as folder:
         judge = oracle.Judge(pathlib.Path(folder))
         atheris.Setup([sys.argv[0], *flags], Target(judge, pathlib.Path(findings)), custom_mutator=mutate)
         atheris.Fuzz()

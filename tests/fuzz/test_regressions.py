@@ -40,7 +40,7 @@ def test_files_survive_being_packed(path: pathlib.Path) -> None:
 @pytest.mark.parametrize("path", _SEEDS, ids=lambda path: path.stem)
 def test_a_few_mutations_of_every_seed_are_handled(judge: oracle.Judge, path: pathlib.Path) -> None:
     data = path.read_bytes()
-    for seed in range(20):
+    for seed in range(8):
         changed = data
         for step in range(random.Random(seed).randrange(1, 4)):
             changed = mutation.mutate(changed, 1 << 16, seed * 100 + step, lambda piece, _: piece[::-1])
