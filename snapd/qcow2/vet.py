@@ -24,12 +24,29 @@ def vet_import(path: pathlib.Path) -> Header:
     with open_import(path) as opened:
         try:
             check.require_sound(opened)
+            _require_no_ordinary_tables(opened)
         except errors.Corrupt as damage:
             raise errors.ImageRefused(
                 problem=f"it is damaged: {damage.problem}; repair it with `qemu-img check -r all`, then rewrite it with"
                 " `qemu-img convert -O qcow2`"
             ) from damage
         return opened.header
+
+
+def _require_no_ordinary_tables(opened: Image) -> None:
+    """Raise errors.Corrupt for what ordinary tables look like when somebody has set the bit of extended L2 entries.
+
+    Every second entry is then taken for a bitmap, and what it refers to for lost.
+    """
+    if opened.header.extended_l2:
+        with fsops.translated(opened.path):
+            leaks = check.check(opened.path).leaks
+        if leaks:
+            raise errors.Corrupt(
+                what=opened.path.name,
+                problem=f"it has extended L2 entries and {leaks} clusters that nothing refers to, as if its entries"
+                " were ordinary ones",
+            )
 
 
 def open_import(path: pathlib.Path) -> Image:

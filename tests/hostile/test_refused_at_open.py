@@ -11,9 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from snapd import units
-from snapd.qcow2 import layout
+from snapd.qcow2 import create, layout, writer
 from tests.hostile import actions, trial
-from tests.hostile.surgery import CLUSTER, Patient, distinct_extensions, extension, u32, u64
+from tests.hostile.surgery import CLUSTER, SIZE, Patient, distinct_extensions, extension, u32, u64
 
 FEATURES_AT = 72
 AUTOCLEAR_AT = 88
@@ -168,6 +168,25 @@ CASES = [
     Case(36, "backing name far away", backing(b"", offset=2**64 - 1, length=4), "past the header's cluster"),
     Case(36, "backing name in the header", backing(b"", offset=8, length=4), "within the fixed part of the header"),
 ]  # fmt: skip
+
+
+def test_26_extended_l2_flipped_on_over_a_table_that_is_long_enough_is_not_imported(
+    worker: trial.Worker, patient: Patient
+) -> None:
+    patient.put(FEATURES_AT, u64(layout.INCOMPATIBLE_EXTENDED_L2))
+    worker.expect(patient.path, ["import"], "ImageRefused", "as if its entries were ordinary ones")
+
+
+def test_26_extended_l2_flipped_off_is_an_error(worker: trial.Worker, patient: Patient) -> None:
+    create.create(patient.path.with_name("extended"), size_bytes=SIZE, extended_l2=True)
+    extended = patient.path.with_name("extended")
+    with writer.Writer.open(extended) as target:
+        target.write(0, bytes(range(256)) * 512)
+    with extended.open("r+b") as file:
+        file.seek(FEATURES_AT)
+        file.write(u64(0))
+    worker.expect(extended, ["read", "merge"], "Corrupt", "impossible")
+    worker.expect(extended, ["import"], "ImageRefused", "it is damaged")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.number}: {case.name}")

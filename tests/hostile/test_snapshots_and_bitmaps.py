@@ -66,8 +66,9 @@ def test_an_image_with_a_snapshot_that_cannot_be_is_refused(
         patient.put(SNAPSHOTS_AT, u32(1) + u64(patient.append(b"")))
         patient.put(patient.end, surgery.snapshot(l1_offset=patient.l1)[:40])
         patient.put(SNAPSHOTS_AT, u32(1) + u64(units.round_down(patient.end, CLUSTER)))
-    worker.expect(patient.path, ["snapshots", "read", "merge"], "ImageRefused", problem)
-    endings = worker.run(patient.path, "check", "import")
+    worker.expect(patient.path, ["snapshots", "read"], "ImageRefused", problem)
+    endings = worker.run(patient.path, "merge", "check", "import")
+    assert endings["merge"].error in ("ImageRefused", "Corrupt"), endings
     assert endings["check"].error == "ImageRefused" or endings["check"].result != "0 bad, 0 leaks", endings
     assert endings["import"].error == "ImageRefused", endings
 
