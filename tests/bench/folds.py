@@ -14,7 +14,7 @@ from snapd import units
 from snapd.qcow2 import chain, create, fold, image, writer
 from tests.bench import figures, filesystems, layers, timing
 
-RUNS = 5
+RUNS = 3
 _COMMIT = ("qemu-img", "commit", "-q", "-d", "-f", "qcow2")
 
 Goals = dict[int, float | None]

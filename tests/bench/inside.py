@@ -31,11 +31,6 @@ def peak_bytes(*arguments: str | pathlib.Path, output: pathlib.Path | None = Non
     return int(done.stderr.split()[-1]) * units.KIB
 
 
-def tool_has(command: str) -> bool:
-    """Say whether the command line works on images in that way."""
-    return subprocess.run([TOOL, "image", command, "--help"], check=False, capture_output=True).returncode == 0
-
-
 _SPAN = 4 * units.GIB
 """Of the disk that is mapped at a time: the arrays of its extents stay in the processor's cache."""
 

@@ -29,7 +29,7 @@ def measure(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
         timing.command(["qemu-img", "map", "--output=json", path], theirs_json)
         _require_same(path, theirs_json)
         yield _in_process(path, what, runs, goal)
-        yield from _commands(path, theirs_json, what, runs)
+        yield _commands(path, theirs_json, what, runs)
         path.unlink()
     yield from _memory(path, size)
 
@@ -43,10 +43,8 @@ def _in_process(path: pathlib.Path, what: str, runs: int, goal: float) -> figure
     return figures.compared(f"map in process: {what}", ours, "qemu-img map", theirs, goal)
 
 
-def _commands(path: pathlib.Path, theirs_json: pathlib.Path, what: str, runs: int) -> Iterator[figures.Figure]:
+def _commands(path: pathlib.Path, theirs_json: pathlib.Path, what: str, runs: int) -> figures.Figure:
     command = (inside.TOOL, "image", "map", "--output=json", path)
-    if not inside.tool_has("map"):
-        return
     ours_json = theirs_json.with_name("ours.json")
     timing.command(command, ours_json)
     for number, (one, other) in enumerate(
@@ -58,20 +56,18 @@ def _commands(path: pathlib.Path, theirs_json: pathlib.Path, what: str, runs: in
         lambda _: timing.command(command),
         lambda _: timing.command(["qemu-img", "map", "--output=json", path]),
     )
-    yield figures.compared(f"map as a command, equal JSON: {what}", ours, "qemu-img map", theirs, 1 / 2)
+    return figures.compared(f"map as a command, equal JSON: {what}", ours, "qemu-img map", theirs, 1 / 2)
 
 
 def _memory(path: pathlib.Path, size: int) -> Iterator[figures.Figure]:
     """Compare the memory that two images take, one 16 times as large: both hold several windows of fragments."""
-    actions: list[tuple[str, tuple[str, ...]]] = [("in process", ("map",))]
-    if inside.tool_has("map"):
-        actions.append(("as a command", ("command", "image", "map", "--output=json")))
+    actions = {"in process": ("map",), "as a command": ("command", "image", "map", "--output=json")}
     peaks = []
     for size_bytes in (size // 16, size):
         images.make_mapped(path, size_bytes, _FRAGMENT)
-        peaks.append([inside.peak_bytes(*arguments, path) / units.MIB for _, arguments in actions])
+        peaks.append([inside.peak_bytes(*arguments, path) / units.MIB for arguments in actions.values()])
         path.unlink()
-    for (name, _), small, large in zip(actions, *peaks, strict=True):
+    for name, small, large in zip(actions, *peaks, strict=True):
         yield figures.Figure(
             f"memory for a map {name}: {units.format_size(size)}, extents of {units.format_size(_FRAGMENT)}",
             large,
