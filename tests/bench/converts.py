@@ -4,7 +4,6 @@ The source is a plain image in the page cache, and both end with everything on t
 requests at a time and writes in any order, which is its fastest; the engine with a thread for each processor.
 """
 
-import os
 import pathlib
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ def measure(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
     size = 256 * units.MIB if quick else 2 * units.GIB
     raw, source = folder / "disk.raw", folder / "source.qcow2"
     disks.write_files(raw, size, size)
-    subprocess.run(("qemu-img", "convert", "-O", "qcow2", raw, source), check=True)
+    subprocess.run(("qemu-img", "convert", "-t", "writeback", "-O", "qcow2", raw, source), check=True)
     raw.unlink()
     for compression in (None, "deflate", "zstd"):
         yield from _compare(source, compression, f"convert of {units.format_size(size)}, {compression or 'plain'}")
@@ -35,7 +34,6 @@ def _compare(source: pathlib.Path, compression: str | None, what: str) -> Iterat
 
     def flattened(run: int) -> timing.Sample:
         ours.unlink(missing_ok=True)
-        os.sync()
         sample = timing.call(lambda: _flatten(source, ours, compression))
         if run == 0:
             subprocess.run(("qemu-img", "check", "-q", ours), check=True)
@@ -44,7 +42,6 @@ def _compare(source: pathlib.Path, compression: str | None, what: str) -> Iterat
 
     def converted(_: int) -> timing.Sample:
         theirs.unlink(missing_ok=True)
-        os.sync()
         return timing.command((*_CONVERT, *options, source, theirs))
 
     samples = figures.alternate(RUNS, flattened, converted)

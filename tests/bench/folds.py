@@ -21,18 +21,27 @@ Goals = dict[int, float | None]
 """Of ours over theirs, by the bytes of a fragment."""
 
 
-def measure(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
-    """Yield the figures; folder is empty."""
+def measure_copies(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
+    """Yield the figures of folds that copy; folder is empty."""
     _require_right_sizes(folder)
-    moved = 256 * units.MIB if quick else 4 * units.GIB
-    expected = folder / "expected.raw"
-    layers.write_disk(expected, 2 * moved)
+    expected = _write_disk(folder, quick=quick)
     yield from _on(folder, expected, "copying", {4 * units.MIB: 1 / 1.2, 64 * units.KIB: None})
-    with filesystems.reflinking(folder, 4 * moved + units.GIB) as place:
+
+
+def measure_reflinks(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
+    """Yield the figures of folds that share blocks, none if there is no way to such a file system; folder is empty."""
+    expected = _write_disk(folder, quick=quick)
+    with filesystems.reflinking(folder, 2 * expected.stat().st_size + units.GIB) as place:
         if place is None:
-            print("  folds on reflinks are left out: they need root and xfsprogs")
+            print("  left out: this needs root and xfsprogs")
         else:
             yield from _on(place, expected, "reflinks", {4 * units.MIB: 1 / 20, 64 * units.KIB: None})
+
+
+def _write_disk(folder: pathlib.Path, *, quick: bool) -> pathlib.Path:
+    path = folder / "expected.raw"
+    layers.write_disk(path, (512 if quick else 8192) * units.MIB)
+    return path
 
 
 def _on(place: pathlib.Path, expected: pathlib.Path, how: str, goals: Goals) -> Iterator[figures.Figure]:

@@ -34,7 +34,6 @@ class Pair:
             _make(self.lower, size_bytes, ~on_top, None),
             _make(self.top, size_bytes, on_top, "lower.qcow2"),
         )
-        os.sync()
 
     def warm(self) -> None:
         """Have what the files hold in the page cache."""
@@ -45,7 +44,7 @@ class Pair:
                     pass
 
     def undo(self) -> None:
-        """Bring the files back to what they were made as, and wait until all is on the disk.
+        """Bring the files back to what they were made as, and wait until that is on the disk.
 
         What a fold adds lies behind what was there, since the images have no free clusters.
         """
@@ -53,7 +52,7 @@ class Pair:
             with layer.path.open("r+b") as file:
                 file.write(layer.metadata)
                 file.truncate(layer.file_size)
-        os.sync()
+                os.fsync(file.fileno())
 
     def remove(self) -> None:
         """Delete the files."""
@@ -95,6 +94,7 @@ def _make(
         file.seek(first_data)
         for at in range(0, len(numbers), _STEP // images.CLUSTER):
             file.write(_content(numbers[at : at + _STEP // images.CLUSTER]).data)
+        os.fsync(file.fileno())
         return _Layer(path, os.pread(file.fileno(), first_data, 0), os.fstat(file.fileno()).st_size)
 
 
