@@ -17,6 +17,8 @@ from snapd.qcow2 import chain, check, create, image, packing, transfer, writer
 
 _PIECE = units.MIB
 """Bytes that a thread reads and compresses at a time, or a cluster if that is more."""
+_WAITING = 2
+"""Threads beyond the number of processors: each reads too, and waits for the disk then."""
 
 Piece = tuple[int, bytearray, packing.Packed]
 """Guest offset, bytes, and the same compressed."""
@@ -25,14 +27,14 @@ Piece = tuple[int, bytearray, packing.Packed]
 def flatten(source: chain.Chain, target: writer.Writer, *, compressed: bool = False, threads: int | None = None) -> int:
     """Write what a chain shows into an empty image without a backing file, of at least its size; flush.
 
-    Compressed means: as the image's compression type has it, by so many threads (one for each processor unless given).
+    Compressed means: as the image's compression type has it, by so many threads.
     Returns the bytes of data that were read. Raises what `writer.Writer.write` and `chain.Chain.read_into` raise.
     """
     done = 0
     for start, length in blockmap.windows(source.size_bytes):
         extents = _data(source.block_map(start, length))
         if compressed:
-            done += _compress(extents, source, target, threads or os.cpu_count() or 1)
+            done += _compress(extents, source, target, threads or (os.cpu_count() or 1) + _WAITING)
         else:
             done += transfer.transfer(extents, source, target)
     target.flush()
