@@ -25,6 +25,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 WINDOW: Final = 32 * units.GIB
 """Span of guest addresses mapped at a time: at most 524,288 extents with clusters of 64 KiB, 15 MB of arrays."""
+_WINDOW_EXTENTS: Final = 1 << 19
 
 
 class Kind(enum.IntEnum):
@@ -98,6 +99,11 @@ def single(start: int, length: int, kind: Kind, host: int = -1) -> BlockMap:
         np.array([host], np.int64),
         np.zeros(1, np.int32),
     )
+
+
+def span_for(granule: int) -> int:
+    """Return the span of windows of a disk whose extents can be as short as granule bytes."""
+    return min(WINDOW, _WINDOW_EXTENTS * granule)
 
 
 def windows(size_bytes: int, span: int = WINDOW) -> Iterator[tuple[int, int]]:

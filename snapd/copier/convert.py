@@ -25,11 +25,11 @@ def runs(extents: blockmap.BlockMap, piece: int) -> Iterator[tuple[int, int]]:
 def convert(source: chains.Chain, target: writer.Writer, threads: int, control: controls.Control) -> None:
     """Write everything that the source holds into an empty image of at least its size. Raises control.Stopped."""
     total = 0
-    for start, length in blockmap.windows(source.size_bytes):
+    for start, length in blockmap.windows(source.size_bytes, source.window_span):
         extents = source.block_map(start, length)
         total += extents.total() - extents.total(blockmap.Kind.ZERO)
     control.begin("CONVERTING", total)
-    for start, length in blockmap.windows(source.size_bytes):
+    for start, length in blockmap.windows(source.size_bytes, source.window_span):
         extents = source.block_map(start, length)
 
         def read(run: tuple[int, int], extents: blockmap.BlockMap = extents) -> tuple[int, bytearray]:

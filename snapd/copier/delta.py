@@ -8,7 +8,7 @@ from snapd.qcow2 import image
 
 def windows_of(layer: image.Image) -> Iterator[tuple[int, bytes]]:
     """Yield (start, encoded delta) of each window in which a layer's file holds anything."""
-    for start, length in blockmap.windows(layer.size_bytes):
+    for start, length in blockmap.windows(layer.size_bytes, layer.window_span):
         extents = layer.block_map(start, length)
         if len(extents):
             yield start, blockmap.encode_delta(extents)

@@ -24,7 +24,7 @@ class Piece:
 def of_chain(chain: chains.Chain, offset: int) -> Iterator[Piece]:
     """Yield a disk on primary storage from `offset` on, in order and without gaps."""
     position = offset
-    for start, length in blockmap.windows(chain.size_bytes):
+    for start, length in blockmap.windows(chain.size_bytes, chain.window_span):
         if start + length <= offset:
             continue
         begin = max(start, offset)

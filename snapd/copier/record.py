@@ -85,7 +85,7 @@ def record(
 
     Without a delta the recording must have no base, and what isn't put reads as zeros. Raises control.Stopped.
     """
-    windows = list(blockmap.windows(chain.size_bytes))
+    windows = list(blockmap.windows(chain.size_bytes, chain.window_span))
     total = 0
     for start, length in windows:
         control.check()

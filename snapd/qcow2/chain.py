@@ -39,6 +39,11 @@ class Chain:
         """Bytes of the disk that the guest sees: the top's."""
         return self.images[0].size_bytes
 
+    @property
+    def window_span(self) -> int:
+        """Bytes of the disk that may be mapped at a time: fewer if its extents can be small."""
+        return min(image.window_span for image in self.images)
+
     def block_map(self, start: int, length: int) -> blockmap.BlockMap:
         """Return the extents of [start, start + length), cut at the disk's end; layer says which image holds each.
 

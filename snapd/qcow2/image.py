@@ -84,6 +84,12 @@ class Image:
         """Bytes."""
         return self.header.cluster_size
 
+    @property
+    def window_span(self) -> int:
+        """Bytes of the disk that may be mapped at a time: fewer if its extents can be small."""
+        shared = layout.SUBCLUSTERS if self.header.extended_l2 else 1
+        return blockmap.span_for(self.cluster_size // shared)
+
     def block_map(self, start: int, length: int, *, places: bool = False) -> blockmap.BlockMap:
         """Return the extents of this file alone within [start, start + length), cut at the disk's ends; layer is 0.
 

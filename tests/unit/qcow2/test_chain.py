@@ -81,3 +81,10 @@ def test_zeros_of_an_overlay_hide_what_lies_below(tmp_path: pathlib.Path) -> Non
             assert own.kind.tolist() == [Kind.ZERO]
             assert own.start.tolist() == [CLUSTER]
             assert chain.Chain([top, bottom]).block_map(0, units.TIB).total(blockmap.Kind.DATA) == 3 * CLUSTER
+
+
+def test_disks_of_small_clusters_are_mapped_in_small_windows(tmp_path: pathlib.Path) -> None:
+    create.create(tmp_path / "small", size_bytes=units.GIB, cluster_size=512)
+    with make(tmp_path / "large", units.GIB, {}) as large, image.Image.open(tmp_path / "small") as small:
+        assert large.window_span == blockmap.WINDOW
+        assert small.window_span == chain.Chain([large, small]).window_span == 256 * units.MIB

@@ -95,6 +95,29 @@ def test_an_impossible_l1_entry_is_damage(path: pathlib.Path, entry: int) -> Non
         writer.Writer.open(path)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        2 * CLUSTER + 512,
+        2 * CLUSTER | 1,
+        2 * CLUSTER | 1 << 60,
+        COPIED | 2 * CLUSTER,
+        CLUSTER,
+        3 * CLUSTER,
+        1 << 45,
+        -1,
+    ],
+    ids=hex,
+)
+def test_an_impossible_refcount_block_is_damage(path: pathlib.Path, entry: int) -> None:
+    with image.Image.open(path) as opened:
+        table, l1_offset = opened.header.refcount_table_offset, opened.header.l1_offset
+    assert (table, l1_offset) == (CLUSTER, 3 * CLUSTER)
+    set_entry(path, table, entry & (1 << 64) - 1)
+    with pytest.raises(errors.Corrupt, match="refcount"):
+        read(path)
+
+
 def test_a_file_cut_short_within_its_data_is_damage(path: pathlib.Path) -> None:
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 2 * CLUSTER)
