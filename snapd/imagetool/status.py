@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from snapd import blockmap
+from snapd import blockmap, units
 from snapd.blockmap import BlockMap, Int32Array, Int64Array, Kind, UInt8Array
 from snapd.imagetool.holes import Holes
 from snapd.qcow2 import layout, tables
@@ -64,8 +64,7 @@ def ranges(images: Sequence[Image]) -> Iterator[Ranges]:
     """
     files = [Holes(image) for image in images]
     held: Ranges | None = None
-    span = min(blockmap.WINDOW, granule(images) * _WINDOW_EXTENTS)
-    for start, length in blockmap.windows(images[0].size_bytes, span):
+    for start, length in _windows(images):
         found = _ranges(_window(images, start, length), files)
         joined = _joined(found if held is None else _concatenated(held, found))
         # The last may go on in the next window.
@@ -73,6 +72,36 @@ def ranges(images: Sequence[Image]) -> Iterator[Ranges]:
         yield joined.part(slice(len(joined) - 1))
     if held is not None:
         yield held
+
+
+def _windows(images: Sequence[Image]) -> Iterator[tuple[int, int]]:
+    """Yield the windows of a chain's disk. What no image has a table for is one window, however long it is."""
+    size = images[0].size_bytes
+    span = min(blockmap.WINDOW, granule(images) * _WINDOW_EXTENTS)
+    tables_at = [_mapped(image) for image in images]
+    start = 0
+    while start < size:
+        mapped = min(_next_mapped(starts, reach, start, size) for starts, reach in tables_at)
+        length = min(span if mapped == start else mapped - start, size - start)
+        yield start, length
+        start += length
+
+
+def _mapped(image: Image) -> tuple[Int64Array, int]:
+    """Return where the L2 tables of an image begin to map its disk, ascending, and how many bytes each maps."""
+    l1, _ = image.l1_and_metadata()
+    reach = image.header.table_entries * image.cluster_size
+    # Beyond the disk's end an L1 table has nothing to say, and its products could be too large.
+    count = units.divide_up(image.size_bytes, reach)
+    return np.flatnonzero(l1[:count]).astype(np.int64) * reach, reach
+
+
+def _next_mapped(starts: Int64Array, reach: int, offset: int, end: int) -> int:
+    """Return the first place at or behind an offset that a table maps, or the end."""
+    index = int(np.searchsorted(starts, offset, side="right"))
+    if index > 0 and offset - int(starts[index - 1]) < reach:
+        return offset
+    return min(int(starts[index]), end) if index < len(starts) else end
 
 
 def granule(images: Sequence[Image]) -> int:

@@ -10,6 +10,7 @@ import click.testing
 import pytest
 
 from snapd import __main__, units
+from snapd.imagetool import status
 from snapd.qcow2 import create, layout
 from snapd.qcow2.image import Image
 from snapd.qcow2.writer import Writer
@@ -152,3 +153,20 @@ print(sorted({"grpc", "google.protobuf", "sqlite3", "asyncio", "snapd.daemon", "
 def test_commands_on_images_load_nothing_of_the_daemon(disk: pathlib.Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, disk], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_vast_and_empty_disk_is_mapped_at_once(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "disk"
+    create.create(path, size_bytes=1 << 60, cluster_size=2 * units.MIB)
+    with Writer.open(path) as writer:
+        writer.write(700 << 50, MEBIBYTE)
+        writer.flush()
+    with Image.open(path) as image:
+        windows = list(status.ranges([image]))
+    assert len(windows) < 20
+    found = json.loads(run("map", "--output=json", path).stdout)
+    assert [(each["start"], each["length"], each["present"]) for each in found] == [
+        (0, 700 << 50, False),
+        (700 << 50, 2 * units.MIB, True),
+        ((700 << 50) + 2 * units.MIB, (324 << 50) - 2 * units.MIB, False),
+    ]
