@@ -2,8 +2,8 @@
 
 Each reads the disk from its start to its end into memory, from a file in the page cache, in pieces of 4 MiB.
 QEMU is `qemu-img convert` into its null device, with its usual eight requests at a time and threads that expand. Beside
-it the engine reads with as many threads as there are processors, as its copier does; beside the libraries, which are
-not made for several threads, with one.
+it the engine has as many readers as there are processors, as its copier does; beside the libraries, which are not made
+for several threads, one, though what is compressed is expanded by threads of the engine's own.
 """
 
 import collections
@@ -65,9 +65,9 @@ def _compare(
         lambda _: timing.command(convert),
         *(lambda _, reader=reader: timing.call(lambda: _drain(reader(path))) for reader in (_engine, *right.values())),
     )
-    yield figures.compared(f"{what}, {_THREADS} threads", threaded, "qemu-img convert to nowhere", qemu, 1 / 0.8)
+    yield figures.compared(f"{what}, {_THREADS} readers", threaded, "qemu-img convert to nowhere", qemu, 1 / 0.8)
     for name, samples in zip(right, others, strict=True):
-        yield figures.compared(f"{what}, one thread", alone, name, samples, 1.0)
+        yield figures.compared(f"{what}, one reader", alone, name, samples, 1.0)
 
 
 def _engine(path: pathlib.Path) -> Iterator[bytearray]:
