@@ -9,56 +9,13 @@ import pytest
 
 from snapd import fsops, units
 from snapd.qcow2 import chain, check, create, image, repair, writer
+from tests.interop.qcow2 import power
 
 Qemu = Any  # the fixture's class, which tests can't import
 
 SECTOR = units.SECTOR
 SIZE = units.MIB
 STEPS = 40
-
-
-class Cut(BaseException):
-    """The power is gone. Not an Exception: nothing may catch it on the way."""
-
-
-class Power:
-    """Observes a file's changes; when it goes, keeps what was synced and any of the sectors written since."""
-
-    def __init__(self, path: pathlib.Path, strike: int, chance: random.Random, *, keeps_all: bool) -> None:
-        self.count = 0
-        self._path = path
-        self._strike = strike
-        self._chance = chance
-        self._keeps_all = keeps_all
-        self._durable = path.read_bytes()
-        self._unsynced: list[tuple[int, int]] = []
-        self._syncing = False
-
-    def __call__(self, operation: fsops.Operation) -> None:
-        self.count += 1
-        if self._syncing:
-            self._durable, self._unsynced, self._syncing = self._path.read_bytes(), [], False
-        if self.count == self._strike:
-            self._cut()
-            raise Cut
-        if operation.name in ("fsync", "fdatasync"):
-            self._syncing = True
-        elif operation.length:
-            self._unsynced.append((operation.offset, operation.length))
-
-    def _cut(self) -> None:
-        if self._keeps_all:
-            return
-        now = self._path.read_bytes()
-        left = bytearray(self._durable)
-        if self._chance.random() < 0.5:
-            left.extend(bytes(len(now) - len(left)))
-        for offset, length in self._unsynced:
-            start = offset - offset % SECTOR
-            for at in range(start, min(offset + length, len(left)), SECTOR):
-                if self._chance.random() < 0.5:
-                    left[at : at + SECTOR] = now[at : at + SECTOR]
-        self._path.write_bytes(left)
 
 
 class History:
@@ -166,18 +123,18 @@ def test_cuts_in_many_places_leave_leaks_at_most(
 def try_cuts(disk: Disk, qemu: Qemu, *, seed: int, cuts: int, keeps_all: bool) -> None:
     """Cut one run in some places, and see after each that the image is whole and can be written on."""
     path = disk.path
-    power = Power(path, 0, random.Random(seed), keeps_all=True)
-    fsops.observe(power)
+    watched = power.Power(path, 0, random.Random(seed), keeps_all=True)
+    fsops.observe(watched)
     try:
         disk.run(random.Random(seed), disk.reset())
     finally:
         fsops.observe(None)
-    strikes = random.Random(seed).sample(range(1, power.count), min(cuts, power.count - 1))
+    strikes = random.Random(seed).sample(range(1, watched.count), min(cuts, watched.count - 1))
     for strike in strikes:
         history = disk.reset()
-        fsops.observe(Power(path, strike, random.Random(strike), keeps_all=keeps_all))
+        fsops.observe(power.Power(path, strike, random.Random(strike), keeps_all=keeps_all))
         try:
-            with pytest.raises(Cut):
+            with pytest.raises(power.Cut):
                 disk.run(random.Random(seed), history)
         finally:
             fsops.observe(None)
