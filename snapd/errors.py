@@ -142,7 +142,7 @@ class ImageRefused(InvalidArgument):
 
     reason = "IMAGE_REFUSED"
     summary = "the image is refused: {problem}"
-    advice = "Convert it to a plain raw or qcow2 image without backing file, data file or encryption."
+    advice = "Have `qemu-img convert -O qcow2` make a plain copy; docs/operations.md lists what is refused, and why."
     problem: str
 
 

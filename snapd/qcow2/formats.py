@@ -62,6 +62,15 @@ def look(read: Callable[[int, int], bytes], size_bytes: int) -> str | None:
     return recognise(read(min(HEAD_BYTES, size_bytes), 0), read(tail, size_bytes - tail))
 
 
+def why_not_qcow2(found: str | None) -> str:
+    """Return how to say that a file is no qcow2 image, given what `recognise` says of it."""
+    if found is None:
+        return "it is no qcow2 image: it doesn't begin with the magic number"
+    if QCOW2 in found:
+        return f"it has several signatures at once: {found}"
+    return f"it is no qcow2 image: it has the signature of {found}"
+
+
 def recognise(head: bytes, tail: bytes) -> str | None:
     """Return the name of the format whose signature a file bears, or None for what may be a raw disk.
 

@@ -139,8 +139,7 @@ def read(fd: int, file_size: int) -> Header:
     start = os.pread(fd, layout.V2_LENGTH, 0)
     if start[:4] != layout.MAGIC.to_bytes(4):
         found = formats.look(functools.partial(os.pread, fd), file_size)
-        why = "it doesn't begin with the magic number" if found is None else f"it has the signature of {found}"
-        raise errors.ImageRefused(problem=f"it is no qcow2 image: {why}")
+        raise errors.ImageRefused(problem=formats.why_not_qcow2(found))
     _require(len(start) == layout.V2_LENGTH, f"it ends within its header, after {len(start)} bytes")
     _, version, _, _, cluster_bits, *_ = layout.HEADER_V2.unpack(start)
     _require(version in (2, 3), f"qcow2 version {version}; versions 2 and 3 can be read")

@@ -63,7 +63,7 @@ def open_import(path: pathlib.Path) -> Image:
             links = os.fstat(opened.fileno()).st_nlink
         header = opened.header
         if found != formats.QCOW2:
-            raise errors.ImageRefused(problem=f"it has several signatures at once: {found}")
+            raise errors.ImageRefused(problem=formats.why_not_qcow2(found))
         if header.backing_name is not None:
             shown = header.backing_name[:_SHOWN]
             raise errors.ImageRefused(problem=f"it stands on a backing file, {shown!r}; send it flattened")
@@ -80,7 +80,22 @@ def require_raw(read: Callable[[int, int], bytes], size_bytes: int) -> None:
 
     Raises errors.ImageRefused if it begins or ends as a file of another format does, and what `read` raises.
     """
-    found = formats.look(read, size_bytes)
+    _refuse_as_raw(formats.look(read, size_bytes))
+
+
+def require_beginning(head: bytes, *, raw: bool) -> None:
+    """Require that a file may be what its label says, raw or qcow2, by its first formats.HEAD_BYTES alone.
+
+    Only good for an early answer. Raises errors.ImageRefused.
+    """
+    found = formats.recognise(head, b"")
+    if raw:
+        _refuse_as_raw(found)
+    elif found != formats.QCOW2:
+        raise errors.ImageRefused(problem=formats.why_not_qcow2(found))
+
+
+def _refuse_as_raw(found: str | None) -> None:
     if found is not None:
         raise errors.ImageRefused(
             problem=f"it is labelled raw and has the signature of {found}; if its guest is to see these very bytes,"

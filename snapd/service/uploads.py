@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from snapd import errors, fsops, model, units
 from snapd.catalog import journal, layers, operations, volumes
-from snapd.qcow2 import chain, image, repair, vet, writer
+from snapd.qcow2 import chain, formats, image, repair, vet, writer
 from snapd.service import core as cores
 from snapd.service import jobs as running
 from snapd.service import names, problems
@@ -103,6 +103,8 @@ class ImportUpload:
         self._lock = threading.Lock()
         self._open = True
         self._finished = False
+        self._head = bytearray()
+        """The image's first bytes, as far as this stream brought them."""
         self.durable_offset = row.durable_offset
         self._position = resume_offset
         self._name = names.volume(self.volume.environment, self.volume.id)
@@ -132,10 +134,11 @@ class ImportUpload:
         """Take bytes, which must continue where the last ones ended.
 
         Raises errors.UploadOffset, errors.OutOfRange, errors.InvalidField, errors.PoolFull, errors.StorageFull,
-        errors.WrongState if the upload was taken from this stream.
+        errors.WrongState if the upload was taken from this stream, errors.ImageRefused as `finish` does.
         """
         with self._holding():
             self._advance(offset, len(data))
+            self._glance(offset, data)
             self._core.pool.require_room(len(data))
             with fsops.translated(self._core.pool.root):
                 self._target.write(offset, data)
@@ -145,6 +148,7 @@ class ImportUpload:
         """Take a range of zeros, which must continue where the last bytes ended. Raises as data does."""
         with self._holding():
             self._advance(offset, length)
+            self._glance(offset, bytes(min(length, formats.HEAD_BYTES)))
             with fsops.translated(self._core.pool.root):
                 self._target.zero(offset, length)
             self._position += length
@@ -153,11 +157,33 @@ class ImportUpload:
     def _holding(self) -> Iterator[None]:
         """Keep others from closing the stream for the length of a block. Raises errors.WrongState if they have."""
         with self._lock:
-            if not self._open:
-                raise errors.WrongState(
-                    name=self._name, state="taken over by another call", method="ImportVolume", allowed="its own"
-                )
+            if not self._open or self._finished:
+                state = "at its end" if self._finished else "taken over by another call"
+                raise errors.WrongState(name=self._name, state=state, method="ImportVolume", allowed="its own")
             yield
+
+    def _glance(self, offset: int, data: bytes) -> None:
+        """Look at the image's beginning as soon as it is there, lest its sender learn after hours that it is wrong.
+
+        Raises errors.ImageRefused after the volume was removed again.
+        """
+        missing = formats.HEAD_BYTES - len(self._head)
+        if missing <= 0 or offset != len(self._head):
+            return
+        self._head += data[:missing]
+        if len(self._head) < formats.HEAD_BYTES:
+            return
+        try:
+            vet.require_beginning(bytes(self._head), raw=self._row.format is model.ImageFormat.RAW)
+        except errors.ImageRefused:
+            self._end()
+            discard(self._core, self._intent)
+            raise
+
+    def _end(self) -> None:
+        """Let go of what is written to; nothing more is taken."""
+        self._finished = True
+        self._target.close()
 
     def _advance(self, offset: int, length: int) -> None:
         name = self._name
@@ -202,8 +228,7 @@ class ImportUpload:
                 durable_offset=self.durable_offset,
                 size_bytes=self._row.upload_bytes,
             )
-        self._finished = True
-        self._target.close()
+        self._end()
         core = self._core
         raw = self._row.format is model.ImageFormat.RAW
         try:

@@ -166,6 +166,8 @@ CASES = [
     Case(36, "backing size without an offset", backing(b"base", offset=0), "4 bytes without an offset"),
     Case(36, "backing name past the cluster", backing(b"base", offset=CLUSTER - 2), "past the header's cluster"),
     Case(36, "backing name far away", backing(b"", offset=2**64 - 1, length=4), "past the header's cluster"),
+    Case(52, "file cut within the L1 table", lambda patient: cut(patient.l1 + 4)(patient), "the L1 table reaches past"),
+    Case(52, "file cut within the refcount table", cut(CLUSTER + 8), "reaches past the end of the file"),
     Case(36, "backing name in the header", backing(b"", offset=8, length=4), "within the fixed part of the header"),
 ]  # fmt: skip
 
