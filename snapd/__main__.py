@@ -27,7 +27,12 @@ class Commands(click.Group):
         if place is None:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = place.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "snapd":
+                raise
+            raise click.ClickException(f"{error.name} is missing: pip install 'snapd-storage[daemon]'") from error
         assert isinstance(command, click.Command)
         return command
 

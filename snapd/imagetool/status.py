@@ -30,9 +30,6 @@ _FLAGS[[tables.UNALLOCATED, Kind.ZERO, Kind.DATA, Kind.COMPRESSED]] = (
 )  # fmt: skip
 """Flags by the kind of an extent."""
 
-_WINDOW_EXTENTS: Final = 1 << 19
-"""Extents that a window has at most: 17 MB of arrays, and some times that while they are made."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Ranges:
@@ -77,7 +74,7 @@ def ranges(images: Sequence[Image]) -> Iterator[Ranges]:
 def _windows(images: Sequence[Image]) -> Iterator[tuple[int, int]]:
     """Yield the windows of a chain's disk. What no image has a table for is one window, however long it is."""
     size = images[0].size_bytes
-    span = min(blockmap.WINDOW, granule(images) * _WINDOW_EXTENTS)
+    span = min(image.window_span for image in images)
     tables_at = [_mapped(image) for image in images]
     start = 0
     while start < size:

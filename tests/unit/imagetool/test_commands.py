@@ -142,6 +142,41 @@ def test_a_full_device_is_one_line(disk: pathlib.Path) -> None:
     assert done.stderr == b"Error: No space left on device\n"
 
 
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "disk"
+    create.create(path, size_bytes=64 * units.MIB)
+    with Writer.open(path) as writer:
+        for number in range(0, 1024, 2):
+            writer.write(number * 64 * units.KIB, b"x" * 512)
+        writer.flush()
+    reader, output = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "snapd", "image", "map", "--output=json", str(path)]
+    with open(output, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+WITHOUT_NUMPY = """
+import sys
+
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "numpy":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refusal())
+from snapd import __main__
+__main__.main(["image", "map", "disk"])
+"""
+
+
+def test_the_light_installation_says_what_is_missing() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_NUMPY], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: numpy is missing: pip install 'snapd-storage[daemon]'\n"
+
+
 PROGRAM = """
 import sys
 from snapd import __main__
