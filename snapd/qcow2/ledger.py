@@ -193,6 +193,9 @@ class Ledger:
 
     def write_back(self) -> None:
         """Make everything durable, the bytes in the clusters too: what is referred to before what refers to it."""
+        if self.size_bytes < self._durable_size and not self._mapping.l1_moved:
+            # Before the entries go, or what lies below would show where the disk was cut off.
+            self._write_size()
         self._mapping.write_new()
         self._refcounts.write()
         if self._refcounts.unlinked:
@@ -207,12 +210,15 @@ class Ledger:
             fsops.point("qcow2.tables-durable")
         if self.size_bytes != self._durable_size:
             # Only now, since the tables say what the new part of the disk reads as.
-            fields = layout.SIZE_FIELDS.pack(self.size_bytes, 0, self._mapping.l1_size, self._mapping.l1_offset)
-            fsops.pwrite(self._fd, fields, layout.SIZE_FIELDS_AT)
+            self._write_size()
             fsops.fdatasync(self._fd)
-            self._durable_size = self.size_bytes
         self._allocator.settle()
         self._refcounts.trim()
+
+    def _write_size(self) -> None:
+        fields = layout.SIZE_FIELDS.pack(self.size_bytes, 0, self._mapping.l1_size, self._mapping.l1_offset)
+        fsops.pwrite(self._fd, fields, layout.SIZE_FIELDS_AT)
+        self._durable_size = self.size_bytes
 
 
 def is_only_dirty(parsed: header.Header) -> bool:

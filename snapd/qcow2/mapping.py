@@ -76,6 +76,11 @@ class Mapping:
         return self._l1_offset
 
     @property
+    def l1_moved(self) -> bool:
+        """Say whether the L1 table has another place and size in the file than here."""
+        return self._l1_moved
+
+    @property
     def dirty(self) -> bool:
         """Say whether tables in memory differ from those in the file."""
         return bool(self._dirty) or self._l1_moved

@@ -185,6 +185,8 @@ class Writer:
         if size_bytes > old:
             with self._guarded():
                 self._ledger.grow(size_bytes)
+                # A shrinking that was killed, or another writer, may have left entries beyond the end.
+                self._ledger.drop_beyond(units.round_up(old, self.cluster_size))
             self._clusters.size_bytes = size_bytes
             # Beyond its end a backing file shows nothing.
             shown = size_bytes if self._backing is None else min(size_bytes, self._backing.size_bytes)
@@ -192,15 +194,16 @@ class Writer:
                 # Another writer may have left anything in the part of the last cluster that the disk didn't reach.
                 shown = max(shown, min(size_bytes, units.round_up(old, self.cluster_size)))
             self.write_zeroes(old, max(old, shown) - old)
+            self._ledger.size_bytes = size_bytes
         elif size_bytes < old:
             if not force and self._clusters.holds_data(size_bytes, old):
                 raise errors.DataBeyondEnd(name=self.path.name, size_bytes=size_bytes)
+            self._ledger.size_bytes = size_bytes
             kept = units.round_up(size_bytes, self.cluster_size)
             self.write_zeroes(size_bytes, min(kept, old) - size_bytes)
             with self._guarded():
                 self._ledger.drop_beyond(kept)
             self._clusters.size_bytes = size_bytes
-        self._ledger.size_bytes = size_bytes
         self._unsynced = True
 
     # --- durability ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from snapd import errors, units
+from snapd import errors, fsops, units
 from snapd.blockmap import Kind
 from snapd.qcow2 import chain, check, create, image, layout, writer
 
@@ -160,3 +160,65 @@ def test_growing_writes_zeros_only_where_a_backing_file_would_show(tmp_path: pat
         l1, _ = top.l1_and_metadata()
     tables = int((l1 & layout.OFFSET_MASK != 0).sum())
     assert tables == (units.TIB // (CLUSTER * 8192) if larger else 0)
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def shrink_until(path: pathlib.Path, beneath: chain.Chain, size_bytes: int, strike: int) -> bool:
+    """Shrink a disk, killed before the given operation; False if it came to its end."""
+    left = [strike]
+
+    def observer(_: fsops.Operation) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    fsops.observe(observer)
+    try:
+        with writer.Writer.open(path, beneath) as target:
+            target.resize(size_bytes, force=True)
+    except Killed:
+        return True
+    finally:
+        fsops.observe(None)
+    return False
+
+
+@pytest.mark.parametrize("extended_l2", [False, True])
+def test_killed_while_it_shrinks_a_disk_has_one_size_or_the_other_and_shows_nothing_from_below(
+    tmp_path: pathlib.Path, extended_l2: bool
+) -> None:
+    old, new = SIZE, 5 * CLUSTER + 512
+    create.create(tmp_path / "bottom", size_bytes=SIZE)
+    with writer.Writer.open(tmp_path / "bottom") as filled:
+        filled.write(0, b"b" * SIZE)
+    bottom = image.Image.open(tmp_path / "bottom")
+    beneath = chain.Chain([bottom])
+
+    def content(path: pathlib.Path) -> bytes:
+        with image.Image.open(path) as top:
+            buffer = bytearray(top.size_bytes)
+            chain.Chain([top, bottom]).read_into(0, memoryview(buffer))
+            return bytes(buffer)
+
+    sizes = set[int]()
+    killed, strike = True, 0
+    while killed:
+        strike += 1
+        path = tmp_path / f"top-{strike}"
+        create.create(path, size_bytes=old, backing_name="bottom", extended_l2=extended_l2)
+        with writer.Writer.open(path, beneath) as target:
+            target.write(0, b"t" * old)
+        killed = shrink_until(path, beneath, new, strike)
+        found = content(path)
+        sizes.add(len(found))
+        # What is about to go may be zeros already.
+        assert found.startswith(b"t" * new)
+        assert b"b" not in found
+        with writer.Writer.open(path, beneath) as target:
+            target.resize(2 * old)
+        assert content(path) == found.ljust(2 * old, b"\0")
+    assert sizes == {old, new}
+    bottom.close()
