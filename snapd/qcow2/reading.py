@@ -74,9 +74,16 @@ class Reader:
             order = np.argsort(host, kind="stable")
             host, start, length = host[order], start[order], length[order]
         apart = host[1:] != host[:-1] + length[:-1]
-        heads = [0, *(np.flatnonzero(apart) + 1).tolist(), len(host)]
+        heads = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(apart) + 1))
+        tails = np.append(heads[1:], len(host)).tolist()
         starts, ends = start.tolist(), (start + length).tolist()
-        for head, place, tail in zip(heads[:-1], host[heads[:-1]].tolist(), heads[1:], strict=True):
+        for head, tail, place in zip(heads.tolist(), tails, host[heads].tolist(), strict=True):
+            if tail == head + 1:
+                target = buffer[starts[head] : ends[head]]
+                done = os.preadv(self._fd, (target,), place)
+                if done < len(target):
+                    self._read_rest(target[done:], place + done)
+                continue
             at = place
             for low in range(head, tail, _VECTOR_MAX):
                 high = min(low + _VECTOR_MAX, tail)
