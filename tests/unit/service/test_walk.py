@@ -51,6 +51,7 @@ class _Walk:
             (8, self._delete_snapshot),
             (6, self._pass_time),
             (4, self._look),
+            (4, self._check),
             (0 if self._prefix else 3, self._world.restart),
         ]
         (chosen,) = self._random.choices([step for _, step in steps], [weight for weight, _ in steps])
@@ -192,6 +193,14 @@ class _Walk:
 
     def _pass_time(self) -> None:
         self._world.pass_time(hours=self._random.randrange(1, 30))
+
+    def _check(self) -> None:
+        volume_id = self._some_volume()
+        if volume_id is not None:
+            with self._world.service.checks.begin("e", volume_id, mend=self._random.random() < 0.3) as check:
+                for found in iter(check.next, None):
+                    assert found.report is not None, found.problem
+                    assert found.report.clean, found
 
     def _look(self) -> None:
         volume_id, snapshot_id = self._some_volume(), self._some_snapshot()
