@@ -2,12 +2,13 @@
 
 import itertools
 import pathlib
+import signal
 import subprocess
 
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import image, vet
+from snapd.qcow2 import image, layout, vet
 
 SIZE = 6 * units.MIB
 
@@ -72,6 +73,33 @@ def test_an_image_with_a_history_is_opened_and_imported(tmp_path: pathlib.Path, 
         qemu_img("amend", "-f", "qcow2", "-o", "lazy_refcounts=on", path)
         assert vet.vet_import(path).bitmaps[0] == 2
     assert vet.vet_import(path).snapshot_count == 0
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+@pytest.mark.parametrize("cluster_size", ["512", "64k", "2M"])
+@pytest.mark.parametrize("extended_l2", ["on", "off"])
+def test_a_compressed_image_is_imported(
+    tmp_path: pathlib.Path, compression: str, cluster_size: str, extended_l2: str
+) -> None:
+    raw, path = tmp_path / "disk.raw", tmp_path / "disk"
+    raw.write_bytes(bytes(range(256)) * 4 * 4096)
+    options = f"compression_type={compression},cluster_size={cluster_size}"
+    if cluster_size != "512":
+        options += f",extended_l2={extended_l2}"
+    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, raw, path)
+    assert vet.vet_import(path).size_bytes == raw.stat().st_size
+
+
+@pytest.mark.parametrize("options", ["lazy_refcounts=on", "lazy_refcounts=on,extended_l2=on", "cluster_size=4k"])
+def test_an_image_whose_writer_was_killed_is_imported(tmp_path: pathlib.Path, options: str) -> None:
+    path = tmp_path / "disk"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, path, str(SIZE))
+    commands = ["-c", "write 0 1M", "-c", "write 3M 64k", "-c", "flush", "-c", "sigraise 9"]
+    killed = subprocess.run(["qemu-io", "-f", "qcow2", *commands, path], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    with image.Image.open(path) as opened:
+        assert bool(opened.header.incompatible & layout.INCOMPATIBLE_DIRTY) == ("lazy" in options)
+    assert vet.vet_import(path).size_bytes == SIZE
 
 
 @pytest.mark.parametrize("backing_format", ["qcow2", "raw"])
