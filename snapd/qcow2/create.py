@@ -45,6 +45,7 @@ def create(
     table_clusters, blocks = _refcount_layout(1 + l1_clusters, cluster_size, counters.per_block(order, bits))
     used = 1 + table_clusters + blocks + l1_clusters
     if backing_name is not None:
+        _require_names(backing_name, backing_format)
         extensions = ((layout.EXTENSION_BACKING_FORMAT, backing_format.encode()), *extensions)
     if version >= 3 and cluster_size >= _FEATURE_NAMES_FROM:
         extensions = (*extensions, (layout.EXTENSION_FEATURE_NAMES, layout.FEATURE_NAMES))
@@ -85,6 +86,16 @@ def _require_power(field: str, value: int, low: int, high: int) -> int:
     if value != 1 << max(exponent, 0) or not low <= exponent <= high:
         raise errors.InvalidField(field=field, problem=f"{value} is not a power of 2 from {1 << low} to {1 << high}")
     return exponent
+
+
+def _require_names(backing_name: str, backing_format: str) -> None:
+    """Raise errors.InvalidField for names that no reader takes."""
+    if not 1 <= len(backing_name.encode()) <= layout.BACKING_NAME_MAX or not backing_name.isprintable():
+        problem = f"it has 1 to {layout.BACKING_NAME_MAX} bytes, without control characters"
+        raise errors.InvalidField(field="backing_name", problem=problem)
+    name = backing_format.encode()
+    if not 1 <= len(name) <= layout.BACKING_FORMAT_MAX or not set(name) <= layout.BACKING_FORMAT_BYTES:
+        raise errors.InvalidField(field="backing_format", problem=f"{backing_format!r} is no name of a format")
 
 
 def _incompatible(version: int, bits: int, order: int, compression: str, *, extended_l2: bool) -> int:

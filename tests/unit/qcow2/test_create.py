@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from snapd import errors, fsops, units
-from snapd.qcow2 import check, create, header, image
+from snapd.qcow2 import check, create, header, image, layout
 
 
 class Killed(BaseException):
@@ -115,6 +115,11 @@ def test_a_backing_name_can_be_changed_any_number_of_times(tmp_path: pathlib.Pat
         ({"refcount_bits": 12}, "refcount_bits"),
         ({"compression": "lz4"}, "compression"),
         ({"extended_l2": True, "cluster_size": 8192}, "extended_l2"),
+        ({"backing_name": ""}, "backing_name"),
+        ({"backing_name": "n" * 1024}, "backing_name"),
+        ({"backing_name": "one\ntwo"}, "backing_name"),
+        ({"backing_name": "base", "backing_format": "a format"}, "backing_format"),
+        ({"backing_name": "base", "backing_format": "f" * 16}, "backing_format"),
     ],
 )
 def test_options_that_the_format_does_not_have_are_refused(
@@ -124,3 +129,24 @@ def test_options_that_the_format_does_not_have_are_refused(
         create.create(tmp_path / "new", size_bytes=units.GIB, **options)
     assert caught.value.field == field
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("backing_format", ["qcow2", "raw"])
+def test_a_backing_file_is_named_with_its_format(tmp_path: pathlib.Path, version: int, backing_format: str) -> None:
+    path = tmp_path / "new"
+    create.create(path, size_bytes=units.GIB, version=version, backing_name="base", backing_format=backing_format)
+    with image.Image.open(path) as opened:
+        assert opened.header.version == version
+        assert opened.header.backing_name == "base"
+        assert opened.header.backing_format == backing_format
+
+
+@pytest.mark.parametrize(("cluster_size", "named"), [(512, False), (4096, True), (65536, True)])
+def test_features_are_named_where_the_header_has_room(tmp_path: pathlib.Path, cluster_size: int, named: bool) -> None:
+    create.create(tmp_path / "new", size_bytes=units.MIB, cluster_size=cluster_size, extensions=[(7, b"ours")])
+    with image.Image.open(tmp_path / "new") as opened:
+        names = opened.header.extension(layout.EXTENSION_FEATURE_NAMES)
+        assert opened.header.extension(7) == b"ours"
+    assert (names is not None) == named
+    assert names is None or (len(names) == 8 * 48 and b"extended L2 entries" in names)
