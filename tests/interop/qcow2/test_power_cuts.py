@@ -107,7 +107,7 @@ IMAGES = [
 def test_a_cut_leaves_leaks_at_most_and_everything_flushed(
     tmp_path: pathlib.Path, qemu: Qemu, options: dict[str, Any], keeps_all: bool
 ) -> None:
-    try_cuts(Disk(tmp_path, **options), qemu, seed=1, cuts=8, keeps_all=keeps_all)
+    try_cuts(Disk(tmp_path, **options), qemu, seed=1, cuts=6, keeps_all=keeps_all)
 
 
 @pytest.mark.torture
