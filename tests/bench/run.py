@@ -30,14 +30,17 @@ def main(names: list[str], quick: bool) -> None:
     here = pathlib.Path("var")
     here.mkdir(exist_ok=True)
     found: list[figures.Figure] = []
-    for name in names:
-        print(f"measuring {name} ...", flush=True)
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=here.absolute()) as folder:
-            for figure in BENCHMARKS[name](pathlib.Path(folder), quick=quick):
-                print(f"  {figure.what}: {figure.ratio:.3g} of {figure.against}", flush=True)
-                # What starting a program takes hides everything else at small sizes.
-                found.append(dataclasses.replace(figure, at_most=None) if quick else figure)
-    figures.report(found, here / "bench.json")
+    try:
+        for name in names:
+            print(f"measuring {name} ...", flush=True)
+            with tempfile.TemporaryDirectory(prefix="bench-", dir=here.absolute()) as folder:
+                for figure in BENCHMARKS[name](pathlib.Path(folder), quick=quick):
+                    print(f"  {figure.what}: {figure.ratio:.3g} of {figure.against}", flush=True)
+                    # What starting a program takes hides everything else at small sizes.
+                    found.append(dataclasses.replace(figure, at_most=None) if quick else figure)
+    finally:
+        # What was measured before something failed, too.
+        figures.report(found, here / "bench.json")
 
 
 def _parse() -> tuple[list[str], bool]:
