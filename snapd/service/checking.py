@@ -6,7 +6,7 @@ file is the engine's business.
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from snapd import errors, model
 from snapd.catalog import layers
@@ -78,8 +78,10 @@ class Checks:
             volume = lookup.volume(core.catalog.reader(), environment_id, volume_id)
             states.require_volume("CheckVolume", name, volume.state)
             assert volume.head_layer is not None
-            # What an interrupted write left is mended by who owns it, so that a check never finds it.
-            self._heads.settle(volume.uid)
+            # What an interrupted write left is mended by who owns it, so that a check never finds it. A head that is
+            # too damaged for that is what the check tells of.
+            with suppress(errors.Corrupt, errors.ImageRefused):
+                self._heads.settle(volume.uid)
             stack.enter_context(self._reading.reading(volume.head_layer))
             below = stack.enter_context(core.pinned(volume.head_layer))
             return Check(self._results(volume, below, mend=mend), stack.pop_all())

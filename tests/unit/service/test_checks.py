@@ -1,5 +1,6 @@
 """Checks of volumes: verdicts are results, the files stand still meanwhile, and only the head is ever repaired."""
 
+import errno
 import os
 import pathlib
 import random
@@ -12,6 +13,7 @@ from snapd import errors, fsops
 from snapd.qcow2 import locks
 from snapd.qcow2.image import Image
 from snapd.service import checking
+from tests.unit.service import faults
 from tests.unit.service import world as worlds
 
 CLUSTER = worlds.CLUSTER
@@ -136,6 +138,22 @@ def test_a_file_that_is_no_image_any_more_is_a_result(world: worlds.World) -> No
     assert head.report is not None
     assert below.report is None
     assert "magic" in below.problem
+
+
+def test_a_damaged_head_with_an_interrupted_write_is_a_result(world: worlds.World) -> None:
+    world.volume("v")
+    write = world.service.transfers.begin_write(worlds.request("WriteBlocks"), "e", "v", "")
+    write.data(0, NOISE)
+    with faults.observing(faults.fail(errno.ENOSPC, "fdatasync", "fsync")), pytest.raises(errors.StorageFull):
+        write.finish()
+    with damaged(head_path(world), 0, b"gone"):
+        (found,) = verdicts(world, mend=True)
+    assert found.report is None
+    assert "magic" in found.problem
+    (found,) = verdicts(world)
+    assert found.report is not None
+    assert found.report.clean
+    assert not world.rows("SELECT 1 FROM intents")
 
 
 def test_a_volume_is_not_written_while_it_is_checked(world: worlds.World) -> None:
