@@ -84,6 +84,8 @@ class References:
             for page in window.pages():
                 spare = page.first + page.clusters == self._end and page.array(page.total)[-1] == 0
                 yield page.without_last() if spare else page
+            # Lest the next one be made beside it.
+            del window
 
     def chunks(self) -> Iterator[tuple[Group, entries.Found]]:
         """Yield what the L2 tables refer to, some tables at a time, read ahead by other threads."""
@@ -132,14 +134,19 @@ class References:
     def _locate_metadata(self, block_clusters: Int64Array) -> tally.Metadata:
         first, count = self.sources.fixed()
         fixed = np.repeat(first - np.cumsum(count) + count, count) + np.arange(int(count.sum()))
-        places, times = np.unique(block_clusters, return_counts=True)
-        once = np.concatenate((fixed, places))
+        places, named = np.unique(block_clusters, return_counts=True)
+        once = np.unique(np.concatenate((fixed, places)))
         tables = self.tables.offset >> self._header.cluster_bits
-        clusters, which = np.unique(np.concatenate((once, tables)), return_inverse=True)
-        allowed = np.zeros(len(clusters), np.int64)
-        np.add.at(allowed, which[len(once) :], self.tables.times)
-        allowed[which[: len(once)]] = 1
-        return tally.Metadata(clusters, allowed, places, times)
+        # Two tables that are misaligned may begin in one cluster.
+        first = np.flatnonzero(np.diff(tables, prepend=-1))
+        times = np.add.reduceat(self.tables.times, first) if len(first) else self.tables.times
+        tables = tables[first]
+        apart = ~np.isin(tables, once)
+        clusters = np.concatenate((once, tables[apart]))
+        allowed = np.concatenate((np.ones_like(once), times[apart]))
+        order = np.argsort(clusters, kind="stable")
+        clusters, allowed = clusters[order], allowed[order]
+        return tally.Metadata(clusters, allowed, places, named)
 
     def _refer_to_metadata(self, window: tally.Window) -> None:
         window.refer(tally.OTHER, *self.sources.fixed())

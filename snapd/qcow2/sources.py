@@ -77,14 +77,8 @@ class Sources:
             self._refer(header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size)
         self._add_bitmaps(*header.bitmaps)
         self._merge()
-
-    @property
-    def tables(self) -> L2Tables:
+        self.tables = self._list_tables()
         """The L2 tables of all L1 tables."""
-        offset, which = np.unique(self._keys[0] >> 2, return_inverse=True)
-        columns = np.zeros((3, len(offset)), np.int64)
-        columns[self._keys[0] & 3, which] = self._times[0]
-        return L2Tables(offset, *columns)
 
     def fixed(self) -> tuple[Int64Array, Int64Array]:
         """Return (first cluster, clusters) of the metadata that is neither an L2 table nor a refcount block."""
@@ -146,6 +140,17 @@ class Sources:
         times = np.zeros(len(key), np.int64)
         np.add.at(times, which, np.concatenate(self._times))
         self._keys, self._times = [key], [times]
+
+    def _list_tables(self) -> L2Tables:
+        """Return the tables that the merged references name, which are let go of."""
+        key, times = self._keys.pop(), self._times.pop()
+        offset = key >> 2
+        first = np.flatnonzero(np.diff(offset, prepend=-1))
+        columns = np.zeros((3, len(first)), np.int64)
+        which = np.zeros(len(key), np.int32)
+        which[first[1:]] = 1
+        columns[key & 3, np.cumsum(which, dtype=np.int32)] = times
+        return L2Tables(offset[first], *columns)
 
     # --- snapshots ----------------------------------------------------------------------------------------------------
 

@@ -65,8 +65,7 @@ class Window:
         self.end = end
         self._page = page
         self._dtype = np.dtype(np.int64 if wide else np.int32)
-        # What is never touched is never given memory by the kernel.
-        self._steps = [np.zeros(end - first + 1, self._dtype) for _ in range(3)]
+        self._steps: list[Numbers | None] = [None, None, None]
         self._touched = np.zeros((3, (end - first) // page + 1), np.bool_)
 
     def refer(self, kind: int, first: Int64Array, count: Int64Array, times: int | Int64Array = 1) -> None:
@@ -79,6 +78,9 @@ class Window:
             low, high = np.clip(low, 0, size), np.clip(high, 0, size)
         weight = np.asarray(times).astype(self._dtype)
         steps = self._steps[kind]
+        if steps is None:
+            # What is never touched is never given memory by the kernel.
+            steps = self._steps[kind] = np.zeros(self.end - self.first + 1, self._dtype)
         np.add.at(steps, low, weight)
         np.add.at(steps, high, -weight)
         shift = self._page.bit_length() - 1
@@ -93,9 +95,10 @@ class Window:
             low, high = first - self.first, end - self.first
             kinds: list[Count] = []
             for kind in range(3):
+                steps = self._steps[kind]
                 # Runs that continue each other have begun and ended there, and leave no difference.
-                if self._touched[kind, number] and self._steps[kind][low:high].any():
-                    counts = np.cumsum(self._steps[kind][low:high], dtype=self._dtype)
+                if steps is not None and self._touched[kind, number] and steps[low:high].any():
+                    counts = np.cumsum(steps[low:high], dtype=self._dtype)
                     if before[kind]:
                         counts += before[kind]
                     before[kind] = int(counts[-1])
