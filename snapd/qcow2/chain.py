@@ -13,7 +13,7 @@ from snapd import blockmap, errors
 from snapd.blockmap import Kind
 from snapd.qcow2.image import Image
 
-_WINDOW_CLUSTERS = 4096
+_WINDOW_CLUSTERS = 1024
 _WINDOWS_KEPT = 4
 """Maps kept for readers of small pieces: reading the tables anew for each takes longer than reading its bytes."""
 
