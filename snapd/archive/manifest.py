@@ -188,18 +188,23 @@ class Manifest:
         """
         self._check_range(first, count)
         window = max(1, _WINDOW // self.block_size)
-        for low, high in self._held(self._depth - 1, 0, self.document.root, first, first + count):
+        for low, high in self.held(first, count):
             for start in range(low, high, window):
                 part = self.entries(start, min(window, high - start))
                 data = dict(self._read_window(start, part))
                 for number in sorted(data):
                     yield number, data.pop(number)
 
-    def _held(self, level: int, number: int, entry: pages.Entry, first: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of blocks of [first, end) that have pages, below page `number` of a level.
+    def held(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges [low, high) of blocks of [first, first + count) outside of which all are zeros, ascending.
 
-        A disk of zeros has none, however large it is.
+        Raises errors.OutOfRange, errors.Corrupt, errors.ArchiveUnreachable.
         """
+        self._check_range(first, count)
+        yield from self._held(self._depth - 1, 0, self.document.root, first, first + count)
+
+    def _held(self, level: int, number: int, entry: pages.Entry, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of blocks of [first, end) that have pages, below page `number` of a level."""
         if entry.is_nothing:
             return
         span = pages.FANOUT ** (level + 1)

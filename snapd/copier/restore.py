@@ -1,5 +1,7 @@
 """Bring a manifest back as the contents of a fresh image, in guest order, decompressing ahead on some threads."""
 
+from collections.abc import Iterator
+
 from snapd import units
 from snapd.archive import manifest as manifests
 from snapd.copier import control as controls
@@ -7,6 +9,15 @@ from snapd.copier import inflight
 from snapd.qcow2 import writer
 
 _PIECE = 16 * units.MIB
+
+
+def _pieces(manifest: manifests.Manifest, step: int) -> Iterator[int]:
+    """Yield the first blocks of the pieces of `step` blocks that hold anything: of a disk of zeros there are none."""
+    end = 0
+    for low, high in manifest.held(0, manifest.blocks):
+        for first in range(max(end, units.round_down(low, step)), high, step):
+            yield first
+            end = first + step
 
 
 def restore(manifest: manifests.Manifest, target: writer.Writer, threads: int, control: controls.Control) -> None:
@@ -17,13 +28,16 @@ def restore(manifest: manifests.Manifest, target: writer.Writer, threads: int, c
     control.begin("RESTORING", manifest.size_bytes)
     step = max(1, _PIECE // manifest.block_size)
 
-    def read(first: int) -> list[tuple[int, bytes]]:
-        return list(manifest.read_blocks(first, min(step, manifest.blocks - first)))
+    def read(first: int) -> tuple[int, list[tuple[int, bytes]]]:
+        return first, list(manifest.read_blocks(first, min(step, manifest.blocks - first)))
 
-    for position, found in enumerate(inflight.ordered(read, range(0, manifest.blocks, step), threads, control)):
+    done = 0
+    for first, found in inflight.ordered(read, _pieces(manifest, step), threads, control):
         for number, data in found:
             target.write(number * manifest.block_size, data)
-        begin = position * step * manifest.block_size
-        control.advance(min(step * manifest.block_size, manifest.size_bytes - begin))
+        end = min((first + step) * manifest.block_size, manifest.size_bytes)
+        control.advance(end - done)
+        done = end
+    control.advance(manifest.size_bytes - done)
     control.begin("FLUSHING")
     target.flush()
