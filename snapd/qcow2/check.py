@@ -76,8 +76,8 @@ def require_sound(opened: Image) -> None:
     one, metadata that something else lies on, host clusters that two guest clusters share, compressed ones too. The
     refcounts of an image that is marked dirty are not looked at. Raises errors.ImageRefused as `check` does.
     """
-    # An entry of the snapshot table that can't be has every reading refused, though a check sees past it.
-    opened.snapshots()
+    # Some things have every reading refused though a check sees past them, as an impossible snapshot.
+    opened.l1_and_metadata()
     with fsops.translated(opened.path):
         # A snapshot's view has the snapshot's L1 table for its own, with which no flag would be right.
         whole = header.read(opened.fileno(), opened.file_size)

@@ -15,7 +15,7 @@ import numpy as np
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import blocks, counters, flags, layout, locks, rebuild, references, survey, tally
+from snapd.qcow2 import blocks, counters, flags, layout, locks, rebuild, references, survey, tables, tally
 from snapd.qcow2 import header as headers
 from snapd.qcow2.image import Image
 
@@ -35,8 +35,9 @@ def repair(path: pathlib.Path, *, leaks_only: bool) -> RepairReport:
 
     Entries that are impossible stay as they are, and stay reported; what they may have referred to keeps its refcount,
     and the marks stay too. With leaks_only, it does what `repair_leaks` does. Raises errors.Corrupt if both entries
-    and refcount blocks are beyond trust or there are more references than the image's refcounts can hold,
-    errors.ImageBusy, and what `check.check` raises.
+    and refcount blocks are beyond trust, an L2 table lies on other metadata, entries refer to what lies behind the
+    file's end, or there are more references than the image's refcounts can hold; errors.ImageBusy, and what
+    `check.check` raises.
     """
     if leaks_only:
         return RepairReport(repair_leaks(path), 0)
@@ -44,6 +45,7 @@ def repair(path: pathlib.Path, *, leaks_only: bool) -> RepairReport:
         before = survey.survey(fd, opened.header, opened.file_size)
         after = before
         if before.verdict.leaks or before.corruptions or before.verdict.check_errors:
+            _require_apart(fd, opened.header, opened.file_size, path.name)
             _mend(fd, opened, before)
             file_size = os.fstat(fd).st_size
             after = survey.survey(fd, headers.read(fd, file_size), file_size)
@@ -73,6 +75,7 @@ def _mend(fd: int, opened: Image, found: survey.Survey) -> None:
         structure.take(page, wanted)
         once.take(page, wanted)
         overlapped.append(sources.metadata.overlapped(page))
+    _require_room(fd, opened, sources, behind)
 
     def correct(*, setting: bool) -> None:
         own = (group.offset for group in sources.pieces() if group.active)
@@ -82,6 +85,34 @@ def _mend(fd: int, opened: Image, found: survey.Survey) -> None:
     correct(setting=False)
     structure.finish()
     correct(setting=True)
+
+
+def _require_room(fd: int, opened: Image, found: references.References, behind: int) -> None:
+    """Raise errors.Corrupt if entries refer to clusters from `behind` on into which new refcounts would go.
+
+    The file grows over what such an entry misses: it must not turn into one that refers to something.
+    """
+    size = opened.cluster_size
+    blocks_at_most = 2 * units.divide_up(
+        behind, counters.per_block(opened.header.refcount_order, size.bit_length() - 1)
+    )
+    end = behind + 2 * blocks_at_most + 8
+    l1 = tables.read_table(fd, opened.header.l1_offset, opened.header.l1_size, opened.path.name)
+    first = [(l1 & layout.OFFSET_MASK) // size, *(runs.first for runs, _ in found.beyond)]
+    count = [np.ones(len(l1), np.int64), *(runs.count for runs, _ in found.beyond)]
+    if ((np.concatenate(first) < end) & (np.concatenate(first) + np.concatenate(count) > behind - 1)).any():
+        problem = "entries refer to what lies behind the file's end, where the new refcounts would come to lie"
+        raise errors.Corrupt(what=opened.path.name, problem=problem)
+
+
+def _require_apart(fd: int, header: headers.Header, file_size: int, name: str) -> None:
+    """Raise errors.Corrupt if an L2 table lies on other metadata: what it says was never meant to refer to anything."""
+    l1 = tables.read_table(fd, header.l1_offset, header.l1_size, name)
+    own = l1[(l1 != 0) & ~tables.bad_pointers(l1, header, file_size)] & layout.OFFSET_MASK
+    # The refcount blocks don't count: where they are is among the things that are made anew.
+    fixed = tables.Metadata.of(header, l1[:0], l1[:0])
+    if fixed.meets(own, np.full(len(own), header.cluster_size, np.int64)).any():
+        raise errors.Corrupt(what=name, problem="an L2 table lies on other metadata, so that references aren't known")
 
 
 def _clear_marks(fd: int, header: headers.Header) -> None:
