@@ -73,11 +73,6 @@ class Blocks:
         """Return which of the blocks first to last - 1 can't be read."""
         return first + np.flatnonzero(self._place[first:last] == _UNREADABLE)
 
-    def next_held(self, first: int) -> int | None:
-        """Return the number of the first block from there on that holds something or can't be read."""
-        held = np.flatnonzero(self._place[first:] != _ABSENT)
-        return first + int(held[0]) if len(held) else None
-
     def ones(self, clusters: Int64Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Say of each of a few clusters, anywhere, whether its refcount is one."""
         result = np.zeros(len(clusters), np.bool_)

@@ -11,12 +11,15 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from snapd import units
 from snapd.blockmap import Int64Array, UInt8Array
 from snapd.qcow2 import compressed, layout
 from snapd.qcow2.header import Header
 
 BoolArray = npt.NDArray[np.bool_]
 
+NOWHERE = 1 << 62
+"""A cluster that no file has."""
 _ALLOCATED = (1 << layout.SUBCLUSTERS) - 1
 """Of a bitmap of subclusters: the bits that say allocated; those that say zero lie above."""
 
@@ -32,6 +35,8 @@ class Counts:
     compressed: int = 0
     fragmented: int = 0
     """Those that don't follow the one before in the file; compressed ones are so by nature."""
+    nearest: int = NOWHERE
+    """The first cluster past the end of the file that an entry refers to."""
 
     def add(self, other: "Counts", active: int, inactive: int) -> None:
         """Add what was counted in a table that so many own L1 entries and so many of snapshots refer to."""
@@ -40,6 +45,7 @@ class Counts:
         self.allocated += other.allocated * active
         self.compressed += other.compressed * active
         self.fragmented += other.fragmented * active
+        self.nearest = min(self.nearest, other.nearest)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -193,6 +199,7 @@ def _place(
         return Runs(first, length, copied), Runs(first[:0], length[:0], copied[:0])
     past = Runs((first + inside)[beyond], (length - inside)[beyond], copied[beyond])
     counts.corruptions += int(past.count.sum())
+    counts.nearest = min(counts.nearest, int(past.first.min()))
     return Runs(first, inside, copied), past
 
 
@@ -205,6 +212,10 @@ def _packed(entry: Int64Array, header: Header, file_size: int, counts: Counts) -
     counts.fragmented += len(entry)
     inside = offset + length - file_size < header.cluster_size
     counts.corruptions += int((entry < 0).sum()) + int((~inside).sum())
+    if not inside.all():
+        # It may begin within the file and end far behind it.
+        end = units.divide_up(file_size, header.cluster_size)
+        counts.nearest = min(counts.nearest, max(end, int(offset[~inside].min()) >> header.cluster_bits))
     first = offset[inside] >> header.cluster_bits
     last = (offset + length - 1)[inside] >> header.cluster_bits
     return Runs.without_flag(first, last - first + 1)

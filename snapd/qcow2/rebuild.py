@@ -12,6 +12,12 @@ from snapd.qcow2 import counters, layout, tally
 from snapd.qcow2.header import Header
 
 
+def room(header: Header, first: int) -> int:
+    """Return a cluster that no structure reaches which begins at the cluster first, behind all others."""
+    # Blocks for what lies before it, and for itself; a block counts 64 clusters at least, and a table names 64 blocks.
+    return first + 2 * (first // counters.per_block(header.refcount_order, header.cluster_bits)) + 16
+
+
 class Structure:
     """Refcount blocks and their table in the making. Give it the pages in order, then `finish` it."""
 

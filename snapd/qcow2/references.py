@@ -63,9 +63,11 @@ class References:
         self.sources = sources.Sources(fd, header, file_size, with_refcounts=refcounts is not None)
         self.tables = self.sources.tables
         self.groups = self._group()
+        self.astray = 0
+        """L2 tables that lie on other metadata than refcount blocks: what they say was never meant to refer."""
         self.metadata = self._locate_metadata(np.empty(0, np.int64) if refcounts is None else refcounts.clusters)
         self._page = tally.page_size(header)
-        self.counts = entries.Counts(corruptions=self.sources.corruptions)
+        self.counts = entries.Counts(corruptions=self.sources.corruptions, nearest=self.sources.nearest)
         """Guest clusters, and corruptions of entries and tables."""
         self.beyond: list[tuple[entries.Runs, int]] = []
         """Own entries that refer to what lies past the end of the file, and how often each counts."""
@@ -141,6 +143,7 @@ class References:
         first = np.flatnonzero(np.diff(tables, prepend=-1))
         times = np.add.reduceat(self.tables.times, first) if len(first) else self.tables.times
         tables = tables[first]
+        self.astray = int(np.isin(tables, fixed).sum())
         apart = ~np.isin(tables, once)
         clusters = np.concatenate((once, tables[apart]))
         allowed = np.concatenate((np.ones_like(once), times[apart]))

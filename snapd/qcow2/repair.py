@@ -15,11 +15,12 @@ import numpy as np
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import blocks, counters, flags, layout, locks, rebuild, references, survey, tables, tally
+from snapd.qcow2 import blocks, counters, flags, layout, locks, rebuild, references, survey, tally
 from snapd.qcow2 import header as headers
 from snapd.qcow2.image import Image
 
 _INCOMPATIBLE_AT = 72
+_WORSE = "it has worse than leaks, so that references may be missing"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,21 +35,26 @@ def repair(path: pathlib.Path, *, leaks_only: bool) -> RepairReport:
     """Repair the refcounts and COPIED flags of the image at path, durably, and take the marks dirty and corrupt away.
 
     Entries that are impossible stay as they are, and stay reported; what they may have referred to keeps its refcount,
-    and the marks stay too. With leaks_only, it does what `repair_leaks` does. Raises errors.Corrupt if both entries
-    and refcount blocks are beyond trust, an L2 table lies on other metadata, entries refer to what lies behind the
-    file's end, or there are more references than the image's refcounts can hold; errors.ImageBusy, and what
-    `check.check` raises.
+    and the marks stay too. Raises errors.Corrupt, and changes nothing, if leaks_only and the image has worse than
+    leaks; if both entries and refcount blocks are beyond trust, an L2 table lies on other metadata, or something refers
+    to where new refcounts would go; and if there are more references than the image's refcounts can hold. Raises
+    errors.ImageBusy, and what `check.check` raises.
     """
-    if leaks_only:
-        return RepairReport(repair_leaks(path), 0)
     with _opened_alone(path) as (fd, opened), fsops.translated(path):
-        before = survey.survey(fd, opened.header, opened.file_size)
+        leaks = _Leaks()
+        before = survey.survey(fd, opened.header, opened.file_size, leaks.take)
         after = before
-        if before.verdict.leaks or before.corruptions or before.verdict.check_errors:
-            _require_apart(fd, opened.header, opened.file_size, path.name)
+        worse = before.corruptions or before.verdict.check_errors
+        if worse and leaks_only:
+            raise errors.Corrupt(what=path.name, problem=_WORSE)
+        if worse or leaks.count < before.verdict.leaks:
             _mend(fd, opened, before)
             file_size = os.fstat(fd).st_size
             after = survey.survey(fd, headers.read(fd, file_size), file_size)
+        elif leaks.count:
+            leaks.lower(fd, blocks.Blocks(fd, opened.header, opened.file_size))
+            fsops.fdatasync(fd)
+            after = survey.survey(fd, opened.header, opened.file_size)
         if not after.corruptions and not after.verdict.check_errors:
             _clear_marks(fd, opened.header)
         return RepairReport(
@@ -59,12 +65,10 @@ def repair(path: pathlib.Path, *, leaks_only: bool) -> RepairReport:
 def _mend(fd: int, opened: Image, found: survey.Survey) -> None:
     """Have refcounts and flags say what the references do."""
     there = blocks.Blocks(fd, opened.header, opened.file_size)
-    if found.incomplete and there.corruptions:
-        problem = "both what refers to its clusters and its refcounts are damaged"
-        raise errors.Corrupt(what=opened.path.name, problem=problem)
-    sources = references.References(fd, opened.header, opened.file_size, None)
     # An entry that is misaligned may refer to one cluster behind the last.
     behind = units.divide_up(opened.file_size, opened.cluster_size) + 1
+    _require_mendable(found, there, rebuild.room(opened.header, behind), opened.path.name)
+    sources = references.References(fd, opened.header, opened.file_size, None)
     structure = rebuild.Structure(fd, opened.header, behind, opened.path.name)
     once = flags.Once()
     overlapped = []
@@ -75,7 +79,6 @@ def _mend(fd: int, opened: Image, found: survey.Survey) -> None:
         structure.take(page, wanted)
         once.take(page, wanted)
         overlapped.append(sources.metadata.overlapped(page))
-    _require_room(fd, opened, sources, behind)
 
     def correct(*, setting: bool) -> None:
         own = (group.offset for group in sources.pieces() if group.active)
@@ -87,32 +90,18 @@ def _mend(fd: int, opened: Image, found: survey.Survey) -> None:
     correct(setting=True)
 
 
-def _require_room(fd: int, opened: Image, found: references.References, behind: int) -> None:
-    """Raise errors.Corrupt if entries refer to clusters from `behind` on into which new refcounts would go.
-
-    The file grows over what such an entry misses: it must not turn into one that refers to something.
-    """
-    size = opened.cluster_size
-    blocks_at_most = 2 * units.divide_up(
-        behind, counters.per_block(opened.header.refcount_order, size.bit_length() - 1)
-    )
-    end = behind + 2 * blocks_at_most + 8
-    l1 = tables.read_table(fd, opened.header.l1_offset, opened.header.l1_size, opened.path.name)
-    first = [(l1 & layout.OFFSET_MASK) // size, *(runs.first for runs, _ in found.beyond)]
-    count = [np.ones(len(l1), np.int64), *(runs.count for runs, _ in found.beyond)]
-    if ((np.concatenate(first) < end) & (np.concatenate(first) + np.concatenate(count) > behind - 1)).any():
-        problem = "entries refer to what lies behind the file's end, where the new refcounts would come to lie"
-        raise errors.Corrupt(what=opened.path.name, problem=problem)
-
-
-def _require_apart(fd: int, header: headers.Header, file_size: int, name: str) -> None:
-    """Raise errors.Corrupt if an L2 table lies on other metadata: what it says was never meant to refer to anything."""
-    l1 = tables.read_table(fd, header.l1_offset, header.l1_size, name)
-    own = l1[(l1 != 0) & ~tables.bad_pointers(l1, header, file_size)] & layout.OFFSET_MASK
-    # The refcount blocks don't count: where they are is among the things that are made anew.
-    fixed = tables.Metadata.of(header, l1[:0], l1[:0])
-    if fixed.meets(own, np.full(len(own), header.cluster_size, np.int64)).any():
-        raise errors.Corrupt(what=name, problem="an L2 table lies on other metadata, so that references aren't known")
+def _require_mendable(found: survey.Survey, there: blocks.Blocks, end: int, name: str) -> None:
+    """Raise errors.Corrupt for damage that new refcounts, behind everything and up to a cluster, would make worse."""
+    problem = None
+    if found.incomplete and there.corruptions:
+        problem = "both what refers to its clusters and its refcounts are damaged"
+    elif found.astray:
+        problem = "an L2 table lies on other metadata, so that it isn't known what is in use"
+    elif found.counts.nearest < end:
+        # What was impossible would begin to refer to something as the file grows.
+        problem = "something refers to what lies behind the file's end, where the new refcounts would come to lie"
+    if problem:
+        raise errors.Corrupt(what=name, problem=problem)
 
 
 def _clear_marks(fd: int, header: headers.Header) -> None:
@@ -133,7 +122,7 @@ def repair_leaks(path: pathlib.Path) -> int:
         leaks = _Leaks()
         found = survey.survey(fd, opened.header, opened.file_size, leaks.take)
         if found.corruptions or found.verdict.check_errors:
-            raise errors.Corrupt(what=path.name, problem="it has worse than leaks, so that references may be missing")
+            raise errors.Corrupt(what=path.name, problem=_WORSE)
         if leaks.count:
             leaks.lower(fd, blocks.Blocks(fd, opened.header, opened.file_size))
             fsops.fdatasync(fd)

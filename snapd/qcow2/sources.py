@@ -12,7 +12,7 @@ import numpy as np
 
 from snapd import errors, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import layout, pieces
+from snapd.qcow2 import entries, layout, pieces
 from snapd.qcow2.header import Header
 
 _SNAPSHOT_EXTRA_V3 = 16
@@ -62,6 +62,8 @@ class Sources:
         """Lists that can't be read to their end."""
         self.incomplete = False
         """Something that refers to clusters was left out."""
+        self.nearest = entries.NOWHERE
+        """The first cluster past the end of the file that is referred to."""
         self.beyond: list[bool] = []
         """COPIED flags of own L1 entries that refer to what lies past the end."""
         self._fixed: list[tuple[int, int]] = []
@@ -91,10 +93,16 @@ class Sources:
             return
         if offset + length - self._file_size >= self._header.cluster_size:
             self.corruptions += 1
+            self._miss(offset)
             return
         first = offset >> self._header.cluster_bits
         last = (offset + length - 1) >> self._header.cluster_bits
         self._fixed.append((first, last - first + 1))
+
+    def _miss(self, offset: int) -> None:
+        """Take note of a reference that reaches past the end."""
+        end = units.divide_up(self._file_size, self._header.cluster_size)
+        self.nearest = min(self.nearest, max(end, offset >> self._header.cluster_bits))
 
     def _table(self, offset: int, entries: int) -> Int64Array:
         return (
@@ -121,6 +129,8 @@ class Sources:
         self.corruptions += int(((place & (self._header.cluster_size - 1)) != 0).sum())
         inside = place < self._file_size
         self.corruptions += int((~inside).sum())
+        if not inside.all():
+            self._miss(int(place[~inside].min()))
         if active:
             self.beyond.extend((entry[~inside] < 0).tolist())
         # An entry without an offset has the header taken for a table, and no flag looked at.
@@ -220,4 +230,6 @@ class Sources:
         used = offset[~bad & (offset != 0)]
         inside = used < self._file_size
         self.corruptions += int((~inside).sum())
+        if not inside.all():
+            self._miss(int(used[~inside].min()))
         self._bitmap_clusters = np.concatenate((self._bitmap_clusters, used[inside] >> self._header.cluster_bits))

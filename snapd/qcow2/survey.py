@@ -26,6 +26,8 @@ class Survey:
     """What the refcounts and the COPIED flags say of the references."""
     incomplete: bool
     """Something that refers can't be followed, so that clusters may be in use that nothing seems to refer to."""
+    astray: int
+    """L2 tables that lie on other metadata than refcount blocks."""
 
     @property
     def corruptions(self) -> int:
@@ -50,7 +52,8 @@ def survey(fd: int, header: Header, file_size: int, on_page: OnPage | None = Non
         if on_page is not None:
             on_page(page, refcounts)
     found.counts.corruptions += _wrong_beyond(found, there)
-    return Survey(found.counts, verdict, found.sources.incomplete or found.counts.corruptions > found.counts.unseen)
+    incomplete = found.sources.incomplete or found.counts.corruptions > found.counts.unseen
+    return Survey(found.counts, verdict, incomplete, found.astray)
 
 
 def _wrong_beyond(found: references.References, there: blocks.Blocks) -> int:
