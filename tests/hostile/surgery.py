@@ -1,10 +1,12 @@
 """Images that are sound until a test changes some of their bytes, and the knives for it."""
 
+import functools
 import itertools
 import os
 import pathlib
 import random
 import struct
+import tempfile
 import zlib
 
 from snapd import units
@@ -36,14 +38,23 @@ def extension(magic: int, data: bytes) -> bytes:
     return layout.EXTENSION.pack(magic, len(data)) + data.ljust(units.round_up(len(data), 8), b"\0")
 
 
+@functools.cache
+def _sound_image(size_bytes: int, cluster_size: int) -> bytes:
+    """Return an image whose disk begins with NOISE; kept, since making one waits for the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "disk")
+        create.create(path, size_bytes=size_bytes, cluster_size=cluster_size)
+        with writer.Writer.open(path) as target:
+            target.write(0, NOISE)
+        return path.read_bytes()
+
+
 class Patient:
     """A small sound image of version 3 whose first four guest clusters lie in a row, in one L2 table."""
 
     def __init__(self, path: pathlib.Path, *, size_bytes: int = SIZE, cluster_size: int = CLUSTER) -> None:
         self.path = path
-        create.create(path, size_bytes=size_bytes, cluster_size=cluster_size)
-        with writer.Writer.open(path) as target:
-            target.write(0, NOISE)
+        path.write_bytes(_sound_image(size_bytes, cluster_size))
         with path.open("rb") as file:
             self.header = header.read(file.fileno(), path.stat().st_size)
         self.l1 = self.header.l1_offset
