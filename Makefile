@@ -31,7 +31,7 @@ demo: setup ## run the whole main job against a real daemon; IMAGE=disk.qcow2 ta
 test: setup ## run the tests
 	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m 'not torture'
 
-torture: setup ## run the tests that kill the daemon at every point
+torture: setup ## run the tests that take long: kills at every point, thousands of random changes
 	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m torture
 
 fuzz: setup ## throw damaged images at the qcow2 engine for five minutes; SECONDS=3600 for an hour
