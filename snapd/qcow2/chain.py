@@ -69,7 +69,12 @@ class Chain:
         while buffer:
             number = offset // self._span
             count = min(len(buffer), (number + 1) * self._span - offset)
-            self.read_extents_into(self._window(number), offset, buffer[:count])
+            try:
+                extents = self._window(number)
+            except errors.Corrupt:
+                # Damage elsewhere in the window keeps nobody from reading here.
+                extents = self.block_map(offset, count)
+            self.read_extents_into(extents, offset, buffer[:count])
             offset, buffer = offset + count, buffer[count:]
 
     def read_extents_into(self, extents: blockmap.BlockMap, offset: int, buffer: memoryview) -> None:

@@ -147,3 +147,13 @@ def test_a_table_of_the_greatest_count_is_read_within_bounds(subject: Subject) -
     assert time.monotonic() - began < 30
     long = entry(l1_offset=subject.l1_offset, name=b"n" * 65_000)
     subject.refused(*[long] * 1_100, problem="64.0 MiB")
+
+
+def test_writers_are_kept_out_until_the_last_view_is_closed(subject: Subject) -> None:
+    with subject.snapshots(entry(l1_offset=subject.l1_offset)) as opened:
+        seen = opened.of_snapshot("1")
+    with pytest.raises(errors.ImageBusy):
+        writer.Writer.open(subject.path)
+    seen.close()
+    with pytest.raises(errors.ImageRefused, match="internal snapshots"):
+        writer.Writer.open(subject.path)

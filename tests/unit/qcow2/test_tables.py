@@ -166,6 +166,18 @@ def test_metadata_meets_ranges_that_touch_any_of_it() -> None:
     assert known.meets(start, length).tolist() == [True, True, False, False, True, True, False, True, False, True]
 
 
+def test_damage_elsewhere_keeps_nobody_from_reading_what_is_sound(path: pathlib.Path) -> None:
+    set_entry(path, l2_offset(path) + 8, COPIED | 1 << 40)
+    with image.Image.open(path) as opened:
+        view = chain.Chain([opened])
+        buffer = bytearray(CLUSTER)
+        for cluster in (0, 2, 40):
+            view.read_into(cluster * CLUSTER, memoryview(buffer))
+            assert buffer == (b"x" if cluster < 4 else b"\0") * CLUSTER
+        with pytest.raises(errors.Corrupt, match="of cluster 1"):
+            view.read_into(CLUSTER, memoryview(buffer))
+
+
 def test_a_small_window_reads_only_its_entries(path: pathlib.Path) -> None:
     with image.Image.open(path) as opened:
         part = opened.block_map(CLUSTER + 512, CLUSTER)
