@@ -25,7 +25,7 @@ _WINDOW = 5 << 22
 """Clusters counted at a time: 80 MiB of counters, with room for a terabyte in clusters of 64 KiB and its tables."""
 _KEPT_RUNS = 1 << 21
 """Runs behind the window that are kept for the next ones, lest the tables be read again."""
-_CHUNK = 2 * units.MIB
+_CHUNK = 512 * units.KIB
 """Of L2 tables at a time: what the passes over them find in the processor's cache."""
 _THREADS = 2
 _AHEAD = 2 * _THREADS
