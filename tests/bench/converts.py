@@ -19,7 +19,7 @@ _CONVERT = ("qemu-img", "convert", "-t", "writeback", "-W", "-m", "16", "-f", "q
 
 def measure(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
     """Yield the figures; folder is empty."""
-    size = 128 * units.MIB if quick else units.GIB
+    size = 64 * units.MIB if quick else 512 * units.MIB
     raw, source = folder / "disk.raw", folder / "source.qcow2"
     disks.write_files(raw, size, size)
     subprocess.run(("qemu-img", "convert", "-t", "writeback", "-O", "qcow2", raw, source), check=True)
