@@ -245,12 +245,17 @@ def _change(target: writer.Writer, model: bytearray, chance: random.Random) -> N
         granule = chance.choice((units.SECTOR, target.cluster_size))
         offset = chance.randrange(0, len(model), granule)
         length = min(chance.choice((1, 2, 5)) * granule, len(model) - offset)
-        match chance.randrange(4):
-            case 0 | 1:
+        match chance.randrange(6):
+            case 0 | 1 | 2:
                 data = struct.pack(">I", chance.getrandbits(32)) * (length // 4)
-                target.write(offset, data)
+                whole = granule == target.cluster_size and (
+                    length % granule == 0 or offset + length == target.size_bytes
+                )
+                (target.write_compressed if whole and chance.random() < 0.3 else target.write)(offset, data)
                 model[offset : offset + length] = data
-            case 2:
+            case 3:
+                target.flush()
+            case 4:
                 target.write_zeroes(offset, length)
                 model[offset : offset + length] = bytes(length)
             case _:

@@ -149,6 +149,24 @@ class Machine(RuleBasedStateMachine):
         self._paths.remove(lower)
         self._settle(1, child)
 
+    @precondition(lambda self: len(self._paths) > 1 and not self._snapshots)
+    @rule(by=by)
+    def pull(self, by: str) -> None:
+        TOOLS[by].pull(self._paths)
+        self._keep_top_only()
+        self._settle(1, self._paths[0])
+
+    @precondition(lambda self: len(self._paths) > 1 and not self._snapshots)
+    @rule(by=by, kind=kinds(), compressed=st.booleans())
+    def flatten(self, by: str, kind: tools.Kind, compressed: bool) -> None:
+        self._made += 1
+        path = self._folder / f"{self._made}.qcow2"
+        TOOLS[by].flatten(self._paths, path, kind, compressed=compressed)
+        self._paths.insert(0, path)
+        self._kinds[path], self._sizes[path] = kind, len(self._model)
+        self._keep_top_only()
+        self._settle(1, path)
+
     @precondition(lambda self: len(self._snapshots) < 3 and self._kinds[self._paths[0]].refcount_bits >= 16)
     @rule()
     def take_snapshot(self) -> None:
@@ -168,6 +186,11 @@ class Machine(RuleBasedStateMachine):
             self._model = bytearray(self._snapshots[name])
             self._sizes[self._paths[0]] = len(self._model)
         self._settle(1, self._paths[0])
+
+    def _keep_top_only(self) -> None:
+        for path in self._paths[1:]:
+            path.unlink()
+        del self._paths[1:]
 
     # --- what has to hold ---------------------------------------------------------------------------------------------
 

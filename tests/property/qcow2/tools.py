@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from snapd.qcow2 import chain, check, create, fold, image, writer
+from snapd.qcow2 import chain, check, create, flatten, fold, image, writer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +92,22 @@ class Engine:
             child = stack.enter_context(image.Image.open(paths[0]))
             fold.fold_down(child, paths[1], _opened(stack, paths[2:]))
 
+    def pull(self, paths: Paths) -> None:
+        """Have the first hold what it shows of all others."""
+        with ExitStack() as stack:
+            beneath = _opened(stack, paths[1:])
+            assert beneath is not None
+            flatten.pull(paths[0], beneath)
+
+    def flatten(self, paths: Paths, path: pathlib.Path, kind: Kind, *, compressed: bool) -> None:
+        """Make an image of what the first shows."""
+        with ExitStack() as stack:
+            source = _opened(stack, paths)
+            assert source is not None
+            self.create(path, source.size_bytes, kind, None)
+            target = stack.enter_context(writer.Writer.open(path))
+            flatten.flatten(source, target, compressed=compressed)
+
     def content(self, paths: Paths, snapshot: str | None = None) -> bytes:
         """Return what the guest sees, now or in an internal snapshot of the top."""
         with ExitStack() as stack:
@@ -131,13 +147,8 @@ class Qemu:
 
     def create(self, path: pathlib.Path, size_bytes: int, kind: Kind, backing: pathlib.Path | None) -> None:
         """Make an empty image."""
-        options = [f"cluster_size={kind.cluster_size}", f"compat={'1.1' if kind.version == 3 else '0.10'}"]
-        if kind.version == 3:
-            options.append(f"refcount_bits={kind.refcount_bits}")
-            options.append(f"compression_type={'zstd' if kind.zstd else 'zlib'}")
-            options.append(f"extended_l2={'on' if kind.extended_l2 else 'off'}")
         below = [] if backing is None else ["-b", backing.name, "-F", "qcow2"]
-        self.img("create", "-q", "-f", "qcow2", "-o", ",".join(options), *below, path, size_bytes)
+        self.img("create", "-q", "-f", "qcow2", "-o", _options(kind), *below, path, size_bytes)
 
     def change(self, paths: Paths, changes: Sequence[Change]) -> None:
         """Change the top's disk, all in one process."""
@@ -166,6 +177,15 @@ class Qemu:
         """Have the second hold what the first has."""
         self.img("commit", "-q", "-d", "-f", "qcow2", paths[0])
 
+    def pull(self, paths: Paths) -> None:
+        """Have the first hold what it shows of all others."""
+        self.img("rebase", "-q", "-f", "qcow2", "-b", "", paths[0])
+
+    def flatten(self, paths: Paths, path: pathlib.Path, kind: Kind, *, compressed: bool) -> None:
+        """Make an image of what the first shows."""
+        flags = ["-c"] if compressed else []
+        self.img("convert", "-f", "qcow2", "-O", "qcow2", *flags, "-o", _options(kind), paths[0], path)
+
     def content(self, paths: Paths, snapshot: str | None = None) -> bytes:
         """Return what the guest sees, now or in an internal snapshot of the top."""
         raw = paths[0].with_name("content.raw")
@@ -185,6 +205,15 @@ class Qemu:
     def img(self, *arguments: str | int | pathlib.Path) -> str:
         """Run qemu-img; it has to succeed."""
         return _run(["qemu-img", *map(str, arguments)])
+
+
+def _options(kind: Kind) -> str:
+    options = [f"cluster_size={kind.cluster_size}", f"compat={'1.1' if kind.version == 3 else '0.10'}"]
+    if kind.version == 3:
+        options.append(f"refcount_bits={kind.refcount_bits}")
+        options.append(f"compression_type={'zstd' if kind.zstd else 'zlib'}")
+        options.append(f"extended_l2={'on' if kind.extended_l2 else 'off'}")
+    return ",".join(options)
 
 
 def _run(command: Sequence[str]) -> str:
