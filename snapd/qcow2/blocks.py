@@ -69,6 +69,10 @@ class Blocks:
         """Return the offset of a block that holds something, in bytes; a negative number if there is none."""
         return int(self._place[number]) if number < len(self._place) else _ABSENT
 
+    def held(self, first: int) -> Int64Array:
+        """Return the numbers of the blocks from there on that hold something."""
+        return first + np.flatnonzero(self._place[first:] >= 0)
+
     def unreadable(self, first: int, last: int) -> Int64Array:
         """Return which of the blocks first to last - 1 can't be read."""
         return first + np.flatnonzero(self._place[first:last] == _UNREADABLE)

@@ -51,9 +51,7 @@ def repair(path: pathlib.Path, *, leaks_only: bool) -> RepairReport:
             _mend(fd, opened, before)
             file_size = os.fstat(fd).st_size
             after = survey.survey(fd, headers.read(fd, file_size), file_size)
-        elif leaks.count:
-            leaks.lower(fd, blocks.Blocks(fd, opened.header, opened.file_size))
-            fsops.fdatasync(fd)
+        elif leaks.lower(fd, blocks.Blocks(fd, opened.header, opened.file_size)):
             after = survey.survey(fd, opened.header, opened.file_size)
         if not after.corruptions and not after.verdict.check_errors:
             _clear_marks(fd, opened.header)
@@ -115,18 +113,16 @@ def _clear_marks(fd: int, header: headers.Header) -> None:
 def repair_leaks(path: pathlib.Path) -> int:
     """Lower the refcounts that are too high of clusters that no standard entry refers to; return how many, durably.
 
-    Where one does refer, its COPIED flag would have to change too, so that such a cluster keeps its refcount. Raises
-    errors.Corrupt if the image has worse than leaks, and what `check.check` raises.
+    So are refcounts of clusters past the end of the file, which a power cut leaves: no check sees them before the file
+    grows over them. Where an entry does refer, its COPIED flag would have to change too, so that such a cluster keeps
+    its refcount. Raises errors.Corrupt if the image has worse than leaks, and what `check.check` raises.
     """
     with _opened_alone(path) as (fd, opened), fsops.translated(path):
         leaks = _Leaks()
         found = survey.survey(fd, opened.header, opened.file_size, leaks.take)
         if found.corruptions or found.verdict.check_errors:
             raise errors.Corrupt(what=path.name, problem=_WORSE)
-        if leaks.count:
-            leaks.lower(fd, blocks.Blocks(fd, opened.header, opened.file_size))
-            fsops.fdatasync(fd)
-        return leaks.count
+        return leaks.lower(fd, blocks.Blocks(fd, opened.header, opened.file_size))
 
 
 @contextmanager
@@ -148,11 +144,14 @@ class _Leaks:
 
     def __init__(self) -> None:
         self.count = 0
+        """Those within the file."""
+        self._end = 0
         self._clusters: list[Int64Array] = []
         self._wanted: list[Int64Array] = []
 
     def take(self, page: tally.Page, refcounts: tally.Numbers | None) -> None:
-        """Take those of a page."""
+        """Take those of a page, the next one."""
+        self._end = page.first + page.clusters
         if refcounts is None:
             return
         total = page.array(page.total)
@@ -160,12 +159,16 @@ class _Leaks:
         if leaked.any():
             plain = page.array(page.kinds[tally.COPIED] + page.kinds[tally.UNCOPIED])
             places = np.flatnonzero(leaked & (plain == 0))
-            self._clusters.append(page.first + places)
-            self._wanted.append(total[places].astype(np.int64))
-            self.count += len(places)
+            if len(places):
+                self._clusters.append(page.first + places)
+                self._wanted.append(total[places].astype(np.int64))
+                self.count += len(places)
 
-    def lower(self, fd: int, there: blocks.Blocks) -> None:
-        """Write the refcounts, a block at a time."""
+    def lower(self, fd: int, there: blocks.Blocks) -> int:
+        """Write the refcounts, a block at a time, durably; return how many clusters there were."""
+        self._take_beyond(there)
+        if not self._clusters:
+            return 0
         clusters, wanted = np.concatenate(self._clusters), np.concatenate(self._wanted)
         numbers = clusters // there.per_block
         for number in np.unique(numbers).tolist():
@@ -176,3 +179,16 @@ class _Leaks:
             values = counters.unpack(raw, there.order)
             values[clusters[here] - number * there.per_block] = wanted[here]
             fsops.pwrite(fd, counters.pack(values, there.order), there.place(number))
+        fsops.fdatasync(fd)
+        return len(clusters)
+
+    def _take_beyond(self, there: blocks.Blocks) -> None:
+        """Take what has a refcount past the end of the file."""
+        for number in there.held(self._end // there.per_block).tolist():
+            raw = there.raw(number, number + 1)
+            if raw is not None:
+                clusters = number * there.per_block + np.flatnonzero(counters.unpack(raw, there.order))
+                clusters = clusters[clusters >= self._end]
+                if len(clusters):
+                    self._clusters.append(clusters)
+                    self._wanted.append(np.zeros_like(clusters))

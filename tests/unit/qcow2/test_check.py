@@ -52,6 +52,18 @@ def test_leaks_are_counted_and_repaired(path: pathlib.Path) -> None:
     assert repair.repair_leaks(path) == 0
 
 
+def test_refcounts_past_the_end_are_repaired_before_they_become_leaks(path: pathlib.Path) -> None:
+    with image.Image.open(path) as opened:
+        end = opened.file_size // CLUSTER
+    set_refcount(path, end, 1)
+    set_refcount(path, end + 3, 1)
+    assert check.check(path).clean
+    assert repair.repair_leaks(path) == 2
+    with path.open("r+b") as file:
+        file.truncate((end + 4) * CLUSTER)
+    assert check.check(path).clean
+
+
 @pytest.mark.parametrize("refcount", [0, 2])
 def test_a_refcount_that_contradicts_its_cluster_is_a_corruption(path: pathlib.Path, refcount: int) -> None:
     set_refcount(path, first_data_cluster(path), refcount)
