@@ -244,7 +244,6 @@ def _run(seed: int, examples: int) -> int:
         settings=settings(
             max_examples=examples,
             stateful_step_count=40,
-            deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -74,7 +74,7 @@ PIECES = strategies.lists(
 
 
 @hypothesis.given(PIECES, strategies.integers(0, 1 << 40), strategies.integers(0, 8))
-@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_every_extent_gets_the_bytes_of_its_place(
     tmp_path: pathlib.Path, pieces: list[Extent], offset: int, adjacent: int
 ) -> None:
