@@ -1,8 +1,8 @@
 """The verdict on one image: sound, leaking or corrupt. Changes nothing.
 
-Sees all that `qemu-img check` sees and counts it in the same way. Stricter in this, which reading refuses too: own
-entries with the COPIED flag and no host cluster, the zero flag where the format has none, and metadata that something
-else lies on although the refcounts allow for it.
+Sees all that `qemu-img check` sees and counts it in the same way. Stricter in this, which reading refuses too: L2
+tables that the file's end cuts short, own entries with the COPIED flag and no host cluster, the zero flag where the
+format has none, and metadata that something else lies on although the refcounts allow for it.
 """
 
 import dataclasses

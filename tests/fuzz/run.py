@@ -19,7 +19,7 @@ SECONDS_PER_INPUT = 20
 MEMORY_MIB = 1024
 _ENDED_BY_INPUT = (70, 71, 77)
 """libFuzzer's exit statuses for an input that took too long, or too much memory, or crashed."""
-INPUTS_PER_PROCESS = 10_000
+INPUTS_PER_PROCESS = 5_000
 """atheris loses the buffer of each mutation; so a process ends before that comes near the limit of memory."""
 
 
@@ -47,6 +47,7 @@ def main() -> int:
             f"-artifact_prefix={findings}/",
             "-print_final_stats=1",
             "-len_control=0",
+            "-mutate_depth=3",
         ]
         folders = [corpus, *(folder for folder in (HERE / "corpus", HERE / "regressions") if folder.is_dir())]
         command = [sys.executable, "-m", "tests.fuzz.target", *flags, *map(str, [*folders, findings])]
