@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from snapd import blockmap, units
 from snapd.copier import control as controls
 from snapd.copier import inflight
-from snapd.qcow2 import chain as chains
-from snapd.qcow2 import writer
+from snapd.qcow2.reading import chain as chains
+from snapd.qcow2.writing import writer
 
 _PIECE = 4 * units.MIB
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from snapd import blockmap
-from snapd.qcow2 import image
+from snapd.qcow2.reading import image
 
 
 def windows_of(layer: image.Image) -> Iterator[tuple[int, bytes]]:

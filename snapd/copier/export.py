@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from snapd import blockmap, units
 from snapd.archive import manifest as manifests
 from snapd.copier import convert
-from snapd.qcow2 import chain as chains
+from snapd.qcow2.reading import chain as chains
 
 MESSAGE = units.MIB
 """Most bytes of data in a piece."""

@@ -10,7 +10,7 @@ import numpy as np
 from snapd import blockmap, units
 from snapd.copier import control as controls
 from snapd.copier import inflight
-from snapd.qcow2 import chain as chains
+from snapd.qcow2.reading import chain as chains
 
 _BATCH = 4 * units.MIB
 """Bytes that one piece of work reads at most: long enough for the disk, short enough for memory."""

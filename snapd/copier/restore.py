@@ -6,7 +6,7 @@ from snapd import units
 from snapd.archive import manifest as manifests
 from snapd.copier import control as controls
 from snapd.copier import inflight
-from snapd.qcow2 import writer
+from snapd.qcow2.writing import writer
 
 _PIECE = 16 * units.MIB
 

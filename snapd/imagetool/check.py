@@ -10,9 +10,9 @@ import click
 
 from snapd import errors, fsops
 from snapd.imagetool import command
-from snapd.qcow2 import check as checks
-from snapd.qcow2 import layout
-from snapd.qcow2 import repair as repairs
+from snapd.qcow2.checking import check as checks
+from snapd.qcow2.checking import repair as repairs
+from snapd.qcow2.format import layout
 
 CORRUPT = 2
 LEAKING = 3

@@ -10,8 +10,9 @@ import numpy as np
 
 from snapd import fsops, units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import counters, layout, tables
-from snapd.qcow2.image import Image
+from snapd.qcow2.format import counters, layout
+from snapd.qcow2.reading import tables
+from snapd.qcow2.reading.image import Image
 
 _BLOCK = 512
 """Bytes of the unit in which the kernel counts a file's space."""

@@ -10,10 +10,10 @@ import click
 
 from snapd import units
 from snapd.imagetool import command, opening
-from snapd.qcow2 import layout
-from snapd.qcow2.bitmaps import Bitmap
-from snapd.qcow2.image import Image
-from snapd.qcow2.snapshots import Snapshot
+from snapd.qcow2.format import layout
+from snapd.qcow2.format.bitmaps import Bitmap
+from snapd.qcow2.format.snapshots import Snapshot
+from snapd.qcow2.reading.image import Image
 
 _BLOCK = 512
 """Bytes of the unit in which the kernel counts a file's space."""

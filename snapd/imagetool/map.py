@@ -9,7 +9,7 @@ import click
 
 from snapd import units
 from snapd.imagetool import command, mapjson, opening, picture, png, raster, status
-from snapd.qcow2.image import Image
+from snapd.qcow2.reading.image import Image
 
 
 @click.command("map", cls=command.ImageCommand)

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from snapd import errors
-from snapd.qcow2.image import Image
+from snapd.qcow2.reading.image import Image
 
 DEPTH_MAX = 200
 """Images of one chain: more is a loop in disguise, or a mistake."""

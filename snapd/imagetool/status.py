@@ -13,8 +13,9 @@ import numpy as np
 from snapd import blockmap, units
 from snapd.blockmap import BlockMap, Int32Array, Int64Array, Kind, UInt8Array
 from snapd.imagetool.holes import Holes
-from snapd.qcow2 import layout, tables
-from snapd.qcow2.image import Image
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import tables
+from snapd.qcow2.reading.image import Image
 
 PRESENT: Final = 1
 """A layer of the chain says what is there, be it zeros."""

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from snapd import errors, fsops, model
-from snapd.qcow2 import chain, create, header, image
+from snapd.qcow2.format import header
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create
 
 _HEAD_MODE = 0o640
 _FROZEN_MODE = 0o440

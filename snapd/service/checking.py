@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 
 from snapd import errors, model
 from snapd.catalog import layers
-from snapd.qcow2 import check, repair
+from snapd.qcow2.checking import check, repair
 from snapd.service import core as cores
 from snapd.service import heads as heading
 from snapd.service import lookup, names, states, transfers

@@ -14,7 +14,7 @@ from snapd.catalog import db, layers, operations
 from snapd.copier import control as controls
 from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
-from snapd.qcow2 import chain as chains
+from snapd.qcow2.reading import chain as chains
 from snapd.service import hints as hinting
 from snapd.service import locks as locking
 from snapd.service import names

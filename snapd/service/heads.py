@@ -10,7 +10,8 @@ from contextlib import ExitStack
 
 from snapd import errors, model
 from snapd.catalog import journal, layers
-from snapd.qcow2 import repair, writer
+from snapd.qcow2.checking import repair
+from snapd.qcow2.writing import writer
 from snapd.service import core as cores
 
 KIND = "write"

@@ -10,7 +10,7 @@ from snapd import blockmap, errors, model
 from snapd.catalog import points, snapshots
 from snapd.copier import delta as deltas
 from snapd.copier import record
-from snapd.qcow2 import image
+from snapd.qcow2.reading import image
 from snapd.service import core as cores
 
 

@@ -11,7 +11,7 @@ from snapd import errors, fsops, model
 from snapd.catalog import db, layers, points, snapshots
 from snapd.copier import control as controls
 from snapd.copier import restore
-from snapd.qcow2 import writer
+from snapd.qcow2.writing import writer
 from snapd.service import core as cores
 
 

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 
 from snapd import errors, fsops, model, units
 from snapd.catalog import journal, layers, operations, volumes
-from snapd.qcow2 import chain, formats, image, repair, vet, writer
+from snapd.qcow2.checking import repair, vet
+from snapd.qcow2.format import foreign
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import writer
 from snapd.service import core as cores
 from snapd.service import jobs as running
 from snapd.service import names, problems
@@ -148,7 +151,7 @@ class ImportUpload:
         """Take a range of zeros, which must continue where the last bytes ended. Raises as data does."""
         with self._holding():
             self._advance(offset, length)
-            self._glance(offset, bytes(min(length, formats.HEAD_BYTES)))
+            self._glance(offset, bytes(min(length, foreign.HEAD_BYTES)))
             with fsops.translated(self._core.pool.root):
                 self._target.zero(offset, length)
             self._position += length
@@ -167,11 +170,11 @@ class ImportUpload:
 
         Raises errors.ImageRefused after the volume was removed again.
         """
-        missing = formats.HEAD_BYTES - len(self._head)
+        missing = foreign.HEAD_BYTES - len(self._head)
         if missing <= 0 or offset != len(self._head):
             return
         self._head += data[:missing]
-        if len(self._head) < formats.HEAD_BYTES:
+        if len(self._head) < foreign.HEAD_BYTES:
             return
         try:
             vet.require_beginning(bytes(self._head), raw=self._row.format is model.ImageFormat.RAW)

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 
 from snapd import units
-from snapd.qcow2 import check
+from snapd.qcow2.checking import check
 from tests.bench import figures, images, inside, timing
 
 RUNS = 7

@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Iterator
 
 from snapd import units
-from snapd.qcow2 import chain, create, flatten, image, writer
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, flatten, writer
 from tests.bench import disks, figures, timing
 
 RUNS = 3

@@ -11,7 +11,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 from snapd import units
-from snapd.qcow2 import chain, create, fold, image, writer
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, fold, writer
 from tests.bench import figures, filesystems, layers, timing
 
 RUNS = 3

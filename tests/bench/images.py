@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from snapd import units
 from snapd.blockmap import Int64Array
-from snapd.qcow2 import header, layout
+from snapd.qcow2.format import header, layout
 
 CLUSTER = 64 * units.KIB
 _PER_TABLE = CLUSTER // layout.ENTRY_SIZE

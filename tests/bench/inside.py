@@ -10,7 +10,8 @@ import subprocess
 import sys
 
 from snapd import __main__, blockmap, units
-from snapd.qcow2 import check, image
+from snapd.qcow2.checking import check
+from snapd.qcow2.reading import image
 
 TOOL = pathlib.Path(sys.executable).with_name("snapd-storage")
 """The daemon's command line, beside this interpreter."""

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator
 
 from snapd import blockmap, units
-from snapd.qcow2 import image
+from snapd.qcow2.reading import image
 from tests.bench import figures, images, inside, timing
 
 RUNS = 7

@@ -17,7 +17,7 @@ import pyqcow
 from dissect.hypervisor.disk import qcow2
 
 from snapd import units
-from snapd.qcow2 import chain, image
+from snapd.qcow2.reading import chain, image
 from tests.bench import disks, figures, timing
 
 RUNS = 3

@@ -22,7 +22,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from snapd import blockmap, errors, units
-from snapd.qcow2 import chain, check, create, image, repair, survey, vet, writer
+from snapd.qcow2.checking import check, repair, survey, vet
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, writer
 from tests.fuzz import sparse
 
 REFUSALS = (errors.ImageRefused, errors.Corrupt)

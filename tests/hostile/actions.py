@@ -6,8 +6,10 @@ from contextlib import contextmanager
 
 from snapd import units
 from snapd.copier import control, convert
-from snapd.qcow2 import chain, check, create, fold, vet, writer
-from snapd.qcow2.image import Image
+from snapd.qcow2.checking import check, vet
+from snapd.qcow2.reading import chain
+from snapd.qcow2.reading.image import Image
+from snapd.qcow2.writing import create, fold, writer
 
 _PIECE = 4 * units.MIB
 _THREADS = 2

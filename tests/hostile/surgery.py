@@ -10,7 +10,8 @@ import tempfile
 import zlib
 
 from snapd import units
-from snapd.qcow2 import create, header, layout, writer
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.writing import create, writer
 
 CLUSTER = 64 * units.KIB
 SIZE = 4 * units.MIB

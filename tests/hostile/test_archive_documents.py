@@ -16,7 +16,7 @@ from snapd import errors, units
 from snapd.archive import documents, environment, layout, names, pages
 from snapd.archive.backends import directory
 from snapd.copier import control, restore
-from snapd.qcow2 import create, writer
+from snapd.qcow2.writing import create, writer
 from tests.unit.archive import archives
 from tests.unit.archive.archives import BLOCK, ENVIRONMENT, HOST, content
 

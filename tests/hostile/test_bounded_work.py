@@ -11,7 +11,8 @@ import pytest
 import zstandard
 
 from snapd import errors, units
-from snapd.qcow2 import chain, create, image
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create
 from tests.hostile import surgery, trial
 from tests.hostile.surgery import CLUSTER, NOISE, Patient, u64
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from snapd.qcow2 import layout
+from snapd.qcow2.format import layout
 from tests.hostile import surgery, trial
 from tests.hostile.surgery import CLUSTER, COPIED, NOISE, Patient
 

@@ -5,7 +5,7 @@ Cases 53 to 55.
 
 import pytest
 
-from snapd.qcow2 import layout
+from snapd.qcow2.format import layout
 from tests.hostile import trial
 from tests.hostile.surgery import CLUSTER, NOISE, Patient, u64
 

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from snapd import errors, fsops, model, units
-from snapd.qcow2 import create
+from snapd.qcow2.writing import create
 from tests.hostile import imports
 from tests.unit.service import faults
 from tests.unit.service import world as worlds

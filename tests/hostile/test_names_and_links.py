@@ -10,7 +10,9 @@ import stat
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import chain, create, image, vet, writer
+from snapd.qcow2.checking import vet
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, writer
 from tests.hostile import trial
 from tests.hostile.surgery import NOISE, SIZE, Patient
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from snapd import units
-from snapd.qcow2 import create, layout, writer
+from snapd.qcow2.format import layout
+from snapd.qcow2.writing import create, writer
 from tests.hostile import actions, trial
 from tests.hostile.surgery import CLUSTER, SIZE, Patient, distinct_extensions, extension, u32, u64
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from snapd import units
-from snapd.qcow2 import layout
+from snapd.qcow2.format import layout
 from tests.hostile import surgery, trial
 from tests.hostile.surgery import CLUSTER, SIZE, Patient, extension, u32, u64
 

@@ -8,7 +8,9 @@ import subprocess
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import image, layout, vet
+from snapd.qcow2.checking import vet
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import image
 
 SIZE = 6 * units.MIB
 

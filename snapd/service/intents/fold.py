@@ -16,8 +16,10 @@ from contextlib import ExitStack
 from snapd import fsops, model
 from snapd.catalog import db, journal, layers, points
 from snapd.copier import control as controls
-from snapd.qcow2 import chain as chains
-from snapd.qcow2 import create, fold, image, repair
+from snapd.qcow2.checking import repair
+from snapd.qcow2.reading import chain as chains
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create, fold
 from snapd.service import core as cores
 
 KIND = "fold"

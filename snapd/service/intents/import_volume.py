@@ -21,7 +21,9 @@ from snapd import errors, fsops, model
 from snapd.catalog import db, journal, layers, operations, volumes
 from snapd.copier import control as controls
 from snapd.copier import convert
-from snapd.qcow2 import chain, vet, writer
+from snapd.qcow2.checking import vet
+from snapd.qcow2.reading import chain
+from snapd.qcow2.writing import writer
 from snapd.service import core as cores
 from snapd.service.intents import create_volume
 

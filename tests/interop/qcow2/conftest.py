@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from snapd import units
-from snapd.qcow2 import chain, image
+from snapd.qcow2.reading import chain, image
 
 
 class Qemu:

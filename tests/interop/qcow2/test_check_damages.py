@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from snapd.qcow2 import check, header
+from snapd.qcow2.checking import check
+from snapd.qcow2.format import header
 
 Qemu = Any  # the fixture's class, which tests can't import
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from snapd.qcow2 import check, header, image, layout, repair, survey
+from snapd.qcow2.checking import check, repair, survey
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.reading import image
 
 Qemu = Any  # the fixture's class, which tests can't import
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from snapd import errors, fsops, units
-from snapd.qcow2 import check, header, image, layout, repair, survey
+from snapd.qcow2.checking import check, repair, survey
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.reading import image
 from tests.interop.qcow2 import power
 
 Qemu = Any  # the fixture's class, which tests can't import

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from snapd import units
-from snapd.qcow2 import check, image
+from snapd.qcow2.checking import check
+from snapd.qcow2.reading import image
 
 Qemu = Any  # the fixture's class, which tests can't import
 

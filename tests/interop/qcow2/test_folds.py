@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from snapd import fsops, units
-from snapd.qcow2 import chain, create, fold, image, writer
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, fold, writer
 
 Qemu = Any  # the fixture's class, which tests can't import
 

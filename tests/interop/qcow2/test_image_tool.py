@@ -11,7 +11,7 @@ import click.testing
 import pytest
 
 from snapd import __main__, units
-from snapd.qcow2 import locks
+from snapd.qcow2.format import locks
 
 
 class Qemu(Protocol):

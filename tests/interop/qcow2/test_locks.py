@@ -11,7 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import check, image, repair, writer
+from snapd.qcow2.checking import check, repair
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import writer
 
 SIZE = units.MIB
 

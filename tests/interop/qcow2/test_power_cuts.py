@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from snapd import fsops, units
-from snapd.qcow2 import chain, check, create, image, repair, writer
+from snapd.qcow2.checking import check, repair
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, writer
 from tests.interop.qcow2 import power
 
 Qemu = Any  # the fixture's class, which tests can't import

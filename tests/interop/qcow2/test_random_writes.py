@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from snapd import units
-from snapd.qcow2 import chain, check, create, image, writer
+from snapd.qcow2.checking import check
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, writer
 
 Qemu = Any  # the fixture's class, which tests can't import
 

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from snapd import blockmap, errors, units
-from snapd.qcow2 import chain, check, create, header, image, vet
+from snapd.qcow2.checking import check, vet
+from snapd.qcow2.format import header
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create
 
 Qemu = Any  # the fixture's class, which tests can't import
 

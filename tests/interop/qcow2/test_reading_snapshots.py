@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from snapd import units
-from snapd.qcow2 import chain, image
+from snapd.qcow2.reading import chain, image
 
 Qemu = Any  # the fixture's class, which tests can't import
 

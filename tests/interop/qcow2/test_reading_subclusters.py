@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from snapd import blockmap, errors, units
-from snapd.qcow2 import image, layout
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import image
 
 Qemu = Any  # the fixture's class, which tests can't import
 

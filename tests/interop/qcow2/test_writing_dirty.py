@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import check, create, fold, image, layout, repair, writer
+from snapd.qcow2.checking import check, repair
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create, fold, writer
 
 Qemu = Any  # the fixture's class, which tests can't import
 

@@ -8,7 +8,9 @@ import pytest
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Kind
-from snapd.qcow2 import chain, check, create, flatten, image, writer
+from snapd.qcow2.checking import check
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, flatten, writer
 
 Qemu = Any  # the fixture's class, which tests can't import
 

@@ -7,7 +7,9 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from snapd.qcow2 import chain, check, create, flatten, fold, image, writer
+from snapd.qcow2.checking import check
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, flatten, fold, writer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import pytest
 from snapd import blockmap, units
 from snapd.copier import control as controls
 from snapd.copier import convert, export, inflight, record
-from snapd.qcow2 import chain as chains
-from snapd.qcow2 import create, image, writer
+from snapd.qcow2.reading import chain as chains
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create, writer
 
 BLOCK = 256 * units.KIB
 CLUSTER = 64 * units.KIB

@@ -11,9 +11,10 @@ import pytest
 
 from snapd import __main__, units
 from snapd.imagetool import status
-from snapd.qcow2 import create, layout
-from snapd.qcow2.image import Image
-from snapd.qcow2.writer import Writer
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading.image import Image
+from snapd.qcow2.writing import create
+from snapd.qcow2.writing.writer import Writer
 
 MEBIBYTE = b"x" * units.MIB
 

@@ -8,7 +8,8 @@ from pyfakefs.fake_filesystem import FakeFilesystem
 
 from snapd import errors, model, units
 from snapd.pool import layers as pools
-from snapd.qcow2 import image, writer
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import writer
 
 A = "aa000000-0000-4000-8000-000000000001"
 B = "bb000000-0000-4000-8000-000000000002"

@@ -4,7 +4,9 @@ import struct
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import create, image, layout
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create
 
 CLUSTER = 65536
 SIZE = 4 * units.MIB

@@ -6,7 +6,8 @@ import pytest
 
 from snapd import blockmap, errors, units
 from snapd.blockmap import Kind
-from snapd.qcow2 import chain, create, image, writer
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, writer
 
 CLUSTER = 65536
 

@@ -3,7 +3,9 @@ import pathlib
 import pytest
 
 from snapd import errors
-from snapd.qcow2 import check, create, image, repair, writer
+from snapd.qcow2.checking import check, repair
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create, writer
 
 CLUSTER = 65536
 SIZE = 64 * CLUSTER

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import check, create, header, image, layout, references, tally, writer
+from snapd.qcow2.checking import check, references, tally
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create, writer
 
 SMALL = 512
 MEMORY_MAX_MIB = 500
@@ -62,7 +65,7 @@ def test_a_file_of_more_clusters_than_can_be_counted_is_refused(tmp_path: pathli
 def run_bounded(path: pathlib.Path) -> str:
     """Check an image in a process of its own, hold that to the bounds, and return the outcome."""
     code = (
-        "import pathlib, resource, sys\nfrom snapd import errors\nfrom snapd.qcow2 import check\n"
+        "import pathlib, resource, sys\nfrom snapd import errors\nfrom snapd.qcow2.checking import check\n"
         "try:\n    print(check.check(pathlib.Path(sys.argv[1])))\n"
         "except errors.SnapdError as error:\n    print(type(error).__name__, error)\n"
         "used = resource.getrusage(resource.RUSAGE_SELF)\n"

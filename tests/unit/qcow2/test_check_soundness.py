@@ -6,7 +6,10 @@ from collections.abc import Callable
 import pytest
 
 from snapd import errors
-from snapd.qcow2 import check, create, header, image, layout, repair, writer
+from snapd.qcow2.checking import check, repair
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create, writer
 
 CLUSTER = 65536
 SIZE = 64 * CLUSTER

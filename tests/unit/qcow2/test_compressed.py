@@ -7,7 +7,8 @@ import pytest
 import zstandard
 
 from snapd import errors, units
-from snapd.qcow2 import compressed, layout
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import compressed
 
 CLUSTER_BITS = 16
 CLUSTER = 1 << CLUSTER_BITS

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from snapd.qcow2 import counters
+from snapd.qcow2.format import counters
 
 
 @pytest.mark.parametrize(

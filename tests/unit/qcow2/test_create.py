@@ -4,7 +4,10 @@ from typing import Any
 import pytest
 
 from snapd import errors, fsops, units
-from snapd.qcow2 import check, create, header, image, layout
+from snapd.qcow2.checking import check
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create
 
 
 class Killed(BaseException):

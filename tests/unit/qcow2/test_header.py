@@ -5,7 +5,10 @@ import struct
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import create, header, image, layout, vet
+from snapd.qcow2.checking import vet
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.reading import image
+from snapd.qcow2.writing import create
 
 SIZE = 4 * units.MIB
 

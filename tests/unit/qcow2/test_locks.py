@@ -6,7 +6,10 @@ import sys
 import pytest
 
 from snapd import errors, fsops, units
-from snapd.qcow2 import chain, check, create, fold, image, locks, repair, writer
+from snapd.qcow2.checking import check, repair
+from snapd.qcow2.format import locks
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, fold, writer
 
 SIZE = units.MIB
 

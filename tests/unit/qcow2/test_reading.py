@@ -12,7 +12,8 @@ from hypothesis import strategies
 
 from snapd import blockmap, errors, units
 from snapd.blockmap import Kind
-from snapd.qcow2 import compressed, header, layout, reading
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.reading import compressed, extents
 
 BITS = 12
 CLUSTER = 1 << BITS
@@ -35,7 +36,7 @@ class Subject:
     def __init__(self, path: pathlib.Path, content: bytes) -> None:
         path.write_bytes(content)
         self.fd = os.open(path, os.O_RDWR)
-        self.reader = reading.Reader(self.fd, "disk", len(content), HEADER)
+        self.reader = extents.Reader(self.fd, "disk", len(content), HEADER)
 
     def read(self, extents: list[Extent], kind: Kind, offset: int, length: int) -> bytes:
         columns = np.array(extents, np.int64).reshape(-1, 3)

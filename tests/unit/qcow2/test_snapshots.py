@@ -5,7 +5,9 @@ import time
 import pytest
 
 from snapd import errors, units
-from snapd.qcow2 import chain, create, image, layout, writer
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, writer
 
 CLUSTER = 65536
 SIZE = 8 * units.MIB

@@ -7,7 +7,10 @@ import pytest
 
 from snapd import fsops
 from snapd.blockmap import Kind
-from snapd.qcow2 import chain, check, create, image, layout, subclusters, writer
+from snapd.qcow2.checking import check
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, subclusters, writer
 
 CLUSTER = 65536
 PART = CLUSTER // 32

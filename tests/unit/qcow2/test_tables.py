@@ -6,7 +6,9 @@ import pytest
 from hypothesis import strategies
 
 from snapd import errors, units
-from snapd.qcow2 import chain, create, image, layout, tables, writer
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import chain, image, tables
+from snapd.qcow2.writing import create, writer
 
 CLUSTER = 65536
 SIZE = 64 * CLUSTER

@@ -7,7 +7,8 @@ from hypothesis import strategies
 
 from snapd import blockmap
 from snapd.blockmap import Kind
-from snapd.qcow2 import header, layout, tables
+from snapd.qcow2.format import header, layout
+from snapd.qcow2.reading import tables
 
 CLUSTER = 1 << 14
 SUBCLUSTER = CLUSTER // layout.SUBCLUSTERS

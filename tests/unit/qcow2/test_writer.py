@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from snapd import errors, fsops, units
-from snapd.qcow2 import chain, check, create, image, ledger, repair, writer
+from snapd.qcow2.checking import check, repair
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, ledger, writer
 
 CLUSTER = 65536
 SIZE = 64 * CLUSTER

@@ -7,7 +7,9 @@ import pytest
 
 from snapd import errors
 from snapd.blockmap import Kind
-from snapd.qcow2 import chain, check, create, image, packing, writer
+from snapd.qcow2.checking import check
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, packing, writer
 
 CLUSTER = 4096
 SIZE = 512 * CLUSTER

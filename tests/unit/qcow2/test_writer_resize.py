@@ -6,7 +6,10 @@ import pytest
 
 from snapd import errors, fsops, units
 from snapd.blockmap import Kind
-from snapd.qcow2 import chain, check, create, image, layout, writer
+from snapd.qcow2.checking import check
+from snapd.qcow2.format import layout
+from snapd.qcow2.reading import chain, image
+from snapd.qcow2.writing import create, writer
 
 CLUSTER = 65536
 SIZE = 64 * CLUSTER

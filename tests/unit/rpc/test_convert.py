@@ -6,7 +6,7 @@ from google.protobuf import duration_pb2, field_mask_pb2
 from google.protobuf.internal import enum_type_wrapper
 
 from snapd import model
-from snapd.qcow2 import check
+from snapd.qcow2.checking import check
 from snapd.rpc import convert, methods
 from snapd.service import checking
 from snapd.v1 import environment_service_pb2, operation_pb2, snapshot_service_pb2, volume_service_pb2

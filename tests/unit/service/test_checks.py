@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from snapd import errors, fsops
-from snapd.qcow2 import locks
-from snapd.qcow2.image import Image
+from snapd.qcow2.format import locks
+from snapd.qcow2.reading.image import Image
 from snapd.service import checking
 from tests.unit.service import faults
 from tests.unit.service import world as worlds

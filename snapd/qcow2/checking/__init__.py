@@ -1,0 +1,1 @@
+"""Images judged: references counted and compared, foreign files vetted, refcounts repaired."""

@@ -1,0 +1,1 @@
+"""The format itself: its numbers, its header and lists, its counters and locks."""
