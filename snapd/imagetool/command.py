@@ -1,7 +1,9 @@
 """What the commands on images share: their options, and how they fail: one line, and an exit code as qemu-img's."""
 
 import errno
+import os
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +40,9 @@ class ImageCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except click.UsageError as error:
             raise WrongUsage(error.format_message(), error.ctx) from error
         except errors.SnapdError as error:
@@ -46,10 +50,21 @@ class ImageCommand(click.Command):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # whoever read the output has seen enough; click ends the program quietly
+            _drop_output()
             problem = error.strerror or str(error)
             raise click.ClickException(
                 printable(f"{error.filename}: {problem}" if error.filename else problem)
             ) from error
+
+
+def _drop_output() -> None:
+    """Leave unwritten what standard output doesn't take, or the end of the program would fail at it once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def common_options(function: Function) -> Function:

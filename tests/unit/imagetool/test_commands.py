@@ -135,10 +135,13 @@ def test_png_shows_the_disk(tmp_path: pathlib.Path, disk: pathlib.Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_full_device_is_one_line(disk: pathlib.Path) -> None:
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("name", ["map", "info", "check"])
+def test_a_full_device_is_one_line(disk: pathlib.Path, name: str, buffered: bool) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "snapd", "image", "map", "--output=json", str(disk)]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        command = [sys.executable, "-m", "snapd", "image", name, "--output=json", str(disk)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, env=environment)
     assert done.returncode == 1
     assert done.stderr == b"Error: No space left on device\n"
 
