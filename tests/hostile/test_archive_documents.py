@@ -49,10 +49,10 @@ def read_all(archive: archives.Archive) -> dict[int, bytes]:
     return dict(found.read_blocks(0, found.blocks))
 
 
-def root(**fields: object) -> Callable[[dict[str, Any]], object]:
+def root(**fields: Any) -> Callable[[dict[str, Any]], object]:
     def change(members: dict[str, Any]) -> None:
         entry = pages.decode(bytes.fromhex(members["root"]))
-        members["root"] = entry._replace(**fields).encode().hex()  # type: ignore[arg-type]
+        members["root"] = entry._replace(**fields).encode().hex()
 
     return change
 
