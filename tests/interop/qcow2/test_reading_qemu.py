@@ -3,6 +3,7 @@
 import json
 import pathlib
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,23 +11,12 @@ import pytest
 from snapd import blockmap, errors, units
 from snapd.qcow2.checking import check, vet
 from snapd.qcow2.format import header
-from snapd.qcow2.reading import chain, image
+from snapd.qcow2.reading import image
 from snapd.qcow2.writing import create
 
 Qemu = Any  # the fixture's class, which tests can't import
 
 SIZE = 12 * units.MIB + 7 * 512
-
-
-def content(*paths: pathlib.Path) -> bytes:
-    """Return what our reader sees of a chain, given from the top."""
-    images = [image.Image.open(path) for path in paths]
-    view = chain.Chain(images)
-    buffer = bytearray(view.size_bytes)
-    view.read_into(0, memoryview(buffer))
-    for opened in images:
-        opened.close()
-    return bytes(buffer)
 
 
 def scattered_writes(seed: int, size: int) -> list[str]:
@@ -45,26 +35,28 @@ def scattered_writes(seed: int, size: int) -> list[str]:
 @pytest.mark.parametrize("compat", ["0.10", "1.1"])
 @pytest.mark.parametrize("cluster_size", [512, 4096, 65536, 2 * units.MIB])
 def test_scattered_writes_are_read_to_the_byte(
-    tmp_path: pathlib.Path, qemu: Qemu, compat: str, cluster_size: int
+    tmp_path: pathlib.Path, qemu: Qemu, read_whole: Callable[..., bytes], compat: str, cluster_size: int
 ) -> None:
     path = tmp_path / "disk.qcow2"
     qemu.create(path, SIZE, compat=compat, cluster_size=cluster_size)
     qemu.io(path, *scattered_writes(seed=cluster_size, size=SIZE))
-    assert content(path) == qemu.content(path)
+    assert read_whole(path) == qemu.content(path)
 
 
 @pytest.mark.parametrize("refcount_bits", [1, 2, 8, 32, 64])
-def test_every_refcount_width_is_read(tmp_path: pathlib.Path, qemu: Qemu, refcount_bits: int) -> None:
+def test_every_refcount_width_is_read(
+    tmp_path: pathlib.Path, qemu: Qemu, read_whole: Callable[..., bytes], refcount_bits: int
+) -> None:
     path = tmp_path / "disk.qcow2"
     qemu.create(path, SIZE, refcount_bits=refcount_bits)
     qemu.io(path, "write -P 5 100k 300k")
-    assert content(path) == qemu.content(path)
+    assert read_whole(path) == qemu.content(path)
 
 
 @pytest.mark.parametrize("compression", ["zlib", "zstd"])
 @pytest.mark.parametrize("cluster_size", [512, 4096, 65536, 2 * units.MIB])
 def test_compressed_clusters_are_read_to_the_byte(
-    tmp_path: pathlib.Path, qemu: Qemu, compression: str, cluster_size: int
+    tmp_path: pathlib.Path, qemu: Qemu, read_whole: Callable[..., bytes], compression: str, cluster_size: int
 ) -> None:
     chance = random.Random(7)
     raw = tmp_path / "disk.raw"
@@ -77,27 +69,31 @@ def test_compressed_clusters_are_read_to_the_byte(
     with image.Image.open(path) as opened:
         extents = opened.block_map(0, SIZE)
         assert extents.total(blockmap.Kind.COMPRESSED) > SIZE // 2
-    assert content(path) == raw.read_bytes()
+    assert read_whole(path) == raw.read_bytes()
     assert check.check(path).clean
 
 
 @pytest.mark.parametrize("preallocation", ["metadata", "falloc"])
-def test_preallocated_images_map_as_data(tmp_path: pathlib.Path, qemu: Qemu, preallocation: str) -> None:
+def test_preallocated_images_map_as_data(
+    tmp_path: pathlib.Path, qemu: Qemu, read_whole: Callable[..., bytes], preallocation: str
+) -> None:
     path = tmp_path / "disk.qcow2"
     qemu.create(path, SIZE, preallocation=preallocation)
     with image.Image.open(path) as opened:
         assert opened.block_map(0, SIZE).total() == SIZE
-    assert content(path) == bytes(SIZE)
+    assert read_whole(path) == bytes(SIZE)
 
 
-def test_a_chain_of_different_sizes_reads_as_qemu_reads_it(tmp_path: pathlib.Path, qemu: Qemu) -> None:
+def test_a_chain_of_different_sizes_reads_as_qemu_reads_it(
+    tmp_path: pathlib.Path, qemu: Qemu, read_whole: Callable[..., bytes]
+) -> None:
     sizes = {"bottom": SIZE, "middle": 8 * units.MIB + 512, "top": SIZE + 5 * units.MIB}
     backing = None
     for number, (name, size) in enumerate(sizes.items()):
         qemu.create(tmp_path / name, size, backing=backing, cluster_size=4096 << number)
         qemu.io(tmp_path / name, *scattered_writes(seed=number, size=size)[:25])
         backing = name
-    assert content(*(tmp_path / name for name in ("top", "middle", "bottom"))) == qemu.content(tmp_path / "top")
+    assert read_whole(*(tmp_path / name for name in ("top", "middle", "bottom"))) == qemu.content(tmp_path / "top")
 
 
 @pytest.mark.parametrize("cluster_size", [512, 65536])
