@@ -94,6 +94,31 @@ def test_of_many_that_create_the_same_name_one_succeeds(store: backend.Backend) 
     assert store.get("a/key") == bytes(winners)
 
 
+def test_folders_are_the_elements_that_follow_a_prefix(store: backend.Backend) -> None:
+    for key in ("hosts/a/x/1", "hosts/a/x/2", "hosts/a/y", "hosts/b/z/deep/er", "hosts/file", "hostsandmore/c/d"):
+        store.put(key, [b"x"])
+    assert sorted(store.folders("hosts/")) == ["a", "b"]
+    assert sorted(store.folders("hosts/a/")) == ["x"]
+    assert sorted(store.folders("hosts/a/x/")) == []
+    assert sorted(store.folders("nowhere/")) == []
+    store.delete("hosts/b/z/deep/er")
+    assert sorted(store.folders("hosts/")) == ["a"]
+
+
+def test_an_object_was_made_at_a_time_of_the_stores_clock(store: backend.Backend) -> None:
+    before = store.now()
+    store.put("a/b", [b"x"])
+    made = store.modified("a/b")
+    after = store.now()
+    # Stores that tell whole seconds round them down.
+    assert made is not None
+    assert before.replace(microsecond=0) <= made <= after
+    assert store.modified("a/b") == made
+    assert store.modified("a") is None
+    assert store.modified("a/missing") is None
+    assert [key for key, _ in store.list("")] == ["a/b"]
+
+
 def test_an_upload_is_invisible_until_it_is_finished(store: backend.Backend) -> None:
     upload = store.upload("a/b")
     reused = bytearray(b"12")

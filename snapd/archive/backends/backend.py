@@ -6,6 +6,7 @@ Errors that any call may raise: errors.ArchiveUnreachable when the store doesn't
 has no room left.
 """
 
+import datetime
 import errno
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +37,13 @@ class Upload(Protocol):
 
 
 class Backend(Protocol):
-    """A store. All methods may be called by many threads at once."""
+    """A store. All methods may be called by many threads at once.
+
+    What was created or deleted is seen by the next read and the next listing, from every host: fencing rests on that.
+    """
+
+    settling: datetime.timedelta
+    """How long after its process has died a request may still take effect."""
 
     def upload(self, key: str) -> Upload:
         """Begin an object whose bytes come little by little."""
@@ -63,6 +70,21 @@ class Backend(Protocol):
 
         One that is created or deleted meanwhile may or may not be among them.
         """
+        ...
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Yield each different element that follows prefix, which ends with '/', in keys that go on behind it.
+
+        In no particular order, and without looking at what lies deeper.
+        """
+        ...
+
+    def modified(self, key: str) -> datetime.datetime | None:
+        """Return when an object was created, by the store's clock, or None if there is none."""
+        ...
+
+    def now(self) -> datetime.datetime:
+        """Return the time by the store's clock, in UTC: the one that `modified` goes by."""
         ...
 
     def delete(self, key: str) -> bool:

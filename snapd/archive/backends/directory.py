@@ -4,6 +4,7 @@ An object is written under a temporary name that begins with a dot, fsynced, lin
 Folders are made when needed and removed when empty.
 """
 
+import datetime
 import itertools
 import os
 import pathlib
@@ -27,6 +28,7 @@ class DirectoryBackend:
 
     def __init__(self, root: pathlib.Path) -> None:
         """Use the folder `root`, and make it if it isn't there."""
+        self.settling = datetime.timedelta(0)
         self._root = root
         self._names = itertools.count()
         self._lock = threading.Lock()
@@ -92,6 +94,35 @@ class DirectoryBackend:
         for path, size_bytes in self._files(prefix):
             if not path.name.startswith("."):
                 yield path.relative_to(self._root).as_posix(), size_bytes
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        folder = self._root / prefix
+        try:
+            with backend.translated(prefix), os.scandir(folder) as entries:
+                found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except errors.NotFound:
+            return
+        # A folder that has just lost its last object, or waits for its first one, holds no key.
+        yield from (name for name in found if any(True for _ in self.list(f"{prefix}{name}/")))
+
+    def modified(self, key: str) -> datetime.datetime | None:
+        try:
+            with backend.translated(key):
+                found = os.lstat(self._path(key))
+        except errors.NotFound:
+            return None
+        return _time(found) if stat.S_ISREG(found.st_mode) else None
+
+    def now(self) -> datetime.datetime:
+        # A file's own time: on a network file system the server's clock counts.
+        path = self._root / f".now.{os.getpid()}-{next(self._names)}.tmp"
+        with backend.translated(str(self._root)):
+            fd = fsops.create(path)
+            try:
+                return _time(os.fstat(fd))
+            finally:
+                os.close(fd)
+                fsops.unlink(path, durable=False)
 
     def delete(self, key: str) -> bool:
         path = self._path(key)
@@ -221,6 +252,10 @@ class DirectoryUpload:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _time(status: os.stat_result) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
 
 
 def _open(path: pathlib.Path) -> int:

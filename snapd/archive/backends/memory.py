@@ -1,7 +1,8 @@
 """A store in memory, for tests and for measuring everything but the disk."""
 
+import datetime
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from snapd import errors
 from snapd.archive.backends import backend
@@ -10,11 +11,14 @@ from snapd.archive.backends import backend
 class MemoryBackend:
     """A backend.Backend that forgets everything when the process ends."""
 
-    def __init__(self, capacity_bytes: int | None = None) -> None:
-        """Hold at most capacity_bytes, if given."""
+    def __init__(self, capacity_bytes: int | None = None, clock: Callable[[], datetime.datetime] | None = None) -> None:
+        """Hold at most capacity_bytes, if given, and go by a clock."""
+        self.settling = datetime.timedelta(0)
         self._capacity = capacity_bytes
+        self._clock = clock or _utc
         self._lock = threading.Lock()
         self._objects: dict[str, bytes] = {}
+        self._times: dict[str, datetime.datetime] = {}
         self._used = 0
 
     def upload(self, key: str) -> "MemoryUpload":
@@ -31,6 +35,7 @@ class MemoryBackend:
             if self._capacity is not None and self._used + len(data) > self._capacity:
                 raise errors.StorageFull(path=key)
             self._objects[key] = data
+            self._times[key] = self._clock()
             self._used += len(data)
 
     def get(self, key: str) -> bytes:
@@ -56,9 +61,22 @@ class MemoryBackend:
             found = [(key, len(data)) for key, data in self._objects.items() if key.startswith(prefix)]
         yield from found
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        with self._lock:
+            behind = [key.removeprefix(prefix) for key in self._objects if key.startswith(prefix)]
+        yield from {rest.partition("/")[0] for rest in behind if "/" in rest}
+
+    def modified(self, key: str) -> datetime.datetime | None:
+        with self._lock:
+            return self._times.get(key)
+
+    def now(self) -> datetime.datetime:
+        return self._clock()
+
     def delete(self, key: str) -> bool:
         with self._lock:
             data = self._objects.pop(key, None)
+            self._times.pop(key, None)
             self._used -= len(data or b"")
         return data is not None
 
@@ -71,6 +89,10 @@ class MemoryBackend:
     def free_bytes(self) -> int | None:
         with self._lock:
             return None if self._capacity is None else self._capacity - self._used
+
+
+def _utc() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 class MemoryUpload:
