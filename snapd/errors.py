@@ -256,6 +256,55 @@ class UploadIncomplete(FailedPrecondition):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class ArchiveClaimed(FailedPrecondition):
+    """The part of the archive that this host is to write belongs to another daemon."""
+
+    reason = "ARCHIVE_CLAIMED"
+    summary = "another daemon writes the archive as host {host} (epoch {epoch}, last seen {renewed})"
+    advice = (
+        "Give this daemon an archive.host of its own. If it takes the place of one that is gone for good, "
+        "wait until the lease of that one is over, and adopt what it left: snapd-storage rebuild-catalog."
+    )
+    host: str
+    epoch: int
+    renewed: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ArchiveClaimLost(FailedPrecondition):
+    """Another daemon has adopted this host's part of the archive."""
+
+    reason = "ARCHIVE_CLAIM_LOST"
+    summary = "another daemon has taken over the archive's host {host}: epoch {epoch} is over"
+    advice = (
+        "Find out which daemon took over. This one archives nothing any more; what it has on primary storage is whole. "
+        "Give it another archive.host to go on, or retire it."
+    )
+    host: str
+    epoch: int
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ArchiveKeyMissing(FailedPrecondition):
+    """Something in the archive is encrypted with a key that this daemon wasn't given."""
+
+    reason = "ARCHIVE_KEY_MISSING"
+    summary = "{what} is encrypted with key {key}, which isn't among the configured ones"
+    advice = "Add the key to archive.key_file. Without it the archive can only be listed."
+    what: str
+    key: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ArchiveNotEncrypted(FailedPrecondition):
+    """A key is configured for an archive that was made without encryption."""
+
+    reason = "ARCHIVE_NOT_ENCRYPTED"
+    summary = "a key is configured, but the archive was made without encryption"
+    advice = "Remove archive.key_file, or begin a new archive: whether it is encrypted is settled when it is made."
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class EtagMismatch(Aborted):
     """The resource changed since the caller read it."""
 

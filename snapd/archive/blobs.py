@@ -11,7 +11,9 @@ from typing import Final
 
 from snapd import errors
 from snapd.archive import codec, environment, index, names, pack, pages, pins
+from snapd.archive import moves as moving
 from snapd.archive.backends import backend
+from snapd.archive.fencing import tombstones
 
 _CACHED_ROWS: Final = 1 << 16
 """Rows of pack indexes held in memory, some 20 MB: about 500 usual packs, or the largest one."""
@@ -24,17 +26,23 @@ class Blobs:
         self,
         store: backend.Backend,
         home: environment.Environment,
+        domain: str,
         decoder: codec.Codec,
         local_index: index.Index,
         pinned: pins.Pins,
+        moves: moving.Moves,
         check_reachable: Callable[[], None],
     ) -> None:
-        """check_reachable raises errors.ArchiveUnreachable if the whole store, and not just one object, is missing."""
+        """The index has the environment's packs under `domain`. check_reachable raises errors.ArchiveUnreachable if the
+        whole store, and not just one object, is missing.
+        """
         self.store = store
         self.home = home
+        self.domain = domain
         self.codec = decoder
         self.index = local_index
         self.pins = pinned
+        self.moves = moves
         self.check_reachable = check_reachable
         self._lock = threading.Lock()
         self._rows: collections.OrderedDict[bytes, dict[bytes, pages.Entry]] = collections.OrderedDict()
@@ -43,8 +51,9 @@ class Blobs:
     def read(self, kind: names.Kind, entry: pages.Entry, length: int) -> bytes:
         """Return the `length` bytes of a blob.
 
-        Raises errors.Corrupt, naming pack and blob, or errors.ArchiveUnreachable.
+        Raises errors.Corrupt, naming pack and blob, errors.ArchiveKeyMissing, or errors.ArchiveUnreachable.
         """
+        entry = self.place(entry)
         try:
             if entry.length > codec.longest(length):
                 raise errors.Corrupt(what="entry", problem=f"it claims {entry.length} bytes for {length}")
@@ -55,14 +64,24 @@ class Blobs:
 
     def decode(self, kind: names.Kind, entry: pages.Entry, length: int, stored: backend.Bytes) -> bytes:
         """Return the `length` bytes of a blob that was read as `stored`. Raises errors.Corrupt."""
-        return pack.check_blob(entry.pack, kind, entry.name, self.codec.decode(stored, length), self.home.key)
+        return pack.decode_blob(self.home, self.codec, kind, entry, length, stored)
+
+    def place(self, entry: pages.Entry) -> pages.Entry:
+        """Return where a blob lies now, as far as is known: its pack may have been moved."""
+        for target in self.moves.targets(entry.pack):
+            moved = self.locate(target, entry.name)
+            if moved is not None:
+                return moved
+        return entry
 
     def _read_elsewhere(
         self, kind: names.Kind, entry: pages.Entry, length: int, first: errors.NotFound | errors.Corrupt
     ) -> bytes:
         """Return a blob that isn't where its entry says, from any pack of the environment that has it."""
         self.check_reachable()
-        packs = [entry.pack, *self.index.find(self.home.area.environment_uid, entry.name)]
+        # Another host may have moved the pack since this process asked.
+        moved = self.moves.reload().get(entry.pack, ())
+        packs = [entry.pack, *moved, *self.index.find(self.domain, entry.name)]
         for pack_id in dict.fromkeys(packs):
             other = self.locate(pack_id, entry.name)
             if other is None:
@@ -81,7 +100,7 @@ class Blobs:
     def find(self, name: bytes, pinned: set[bytes]) -> pages.Entry | None:
         """Return where a blob is stored, or None. Its pack is pinned and noted in `pinned` unless it is there."""
         with self.pins.lock:
-            found = self.index.find(self.home.area.environment_uid, name)
+            found = self.index.find(self.domain, name)
             fresh = [pack_id for pack_id in found if pack_id not in pinned]
             self.pins.pin(fresh)
             pinned.update(fresh)
@@ -99,7 +118,7 @@ class Blobs:
                 self._rows.move_to_end(pack_id)
                 return rows.get(name)
         try:
-            found = pack.read_index(self.store, self.home.area, pack_id, self.home.key)
+            found = pack.read_index(self.store, self.home, pack_id)
         except (errors.NotFound, errors.Corrupt):
             self.check_reachable()
             self.index.mark(pack_id, index.State.DAMAGED)
@@ -114,17 +133,23 @@ class Blobs:
         return rows.get(name)
 
     def reconcile(self) -> None:
-        """Have the index say what a listing of the store's packs says."""
+        """Have the index say what a listing of the store's packs says, but for those that tombstones condemn."""
         area = self.home.area
         stored = index.pack_ids(self.store.list(area.packs))
         if not stored:
             self.check_reachable()
-        for pack_id in self.index.reconcile(area.environment_uid, stored):
+        # After the listing: what is condemned later is forgotten by who condemns it.
+        for condemned in tombstones.pack_ids(tombstones.named(self.store, area)):
+            stored.pop(condemned, None)
+        for moved in self.moves.reload():
+            # What it held and nobody needed is in no other pack: a hit there would be lost with it.
+            stored.pop(moved, None)
+        for pack_id in self.index.reconcile(self.domain, stored):
             known = index.Pack(pack_id, stored[pack_id], index.State.FOUND)
             try:
-                rows = pack.read_index(self.store, area, pack_id, self.home.key).rows
+                rows = pack.read_index(self.store, self.home, pack_id).rows
             except errors.NotFound:
                 continue
             except errors.Corrupt:
                 known, rows = index.Pack(pack_id, stored[pack_id], index.State.DAMAGED), ()
-            self.index.add(area.environment_uid, known, (row.name for row in rows))
+            self.index.add(self.domain, known, (row.name for row in rows))

@@ -1,6 +1,6 @@
 """How a blob's bytes are stored: one encoding byte and a payload. Knows nothing of names and packs.
 
-Encodings from 0x10 on are kept for sealed payloads.
+A payload of encoding 0x10 is another blob as it is stored here, sealed; that is `pack`'s business.
 """
 
 import threading
@@ -9,7 +9,10 @@ from typing import Final
 import zstandard
 
 from snapd import errors, units
+from snapd.archive import sealing
 from snapd.archive.backends import backend
+
+SEALED: Final = b"\x10"
 
 _RAW: Final = b"\x00"
 _ZSTD: Final = b"\x01"
@@ -18,7 +21,7 @@ _LARGEST_WINDOW: Final = 8 * units.MIB
 
 def longest(length: int) -> int:
     """Return the most bytes that `length` bytes are stored as."""
-    return 1 + length
+    return len(SEALED) + sealing.OVERHEAD + 1 + length
 
 
 class _ThreadContexts(threading.local):

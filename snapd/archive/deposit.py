@@ -5,6 +5,7 @@ published, read back and offered to deduplication by the repository's sealing th
 until too many packs are under way. Knows nothing of pages and manifests.
 """
 
+import datetime
 import threading
 from collections.abc import Collection
 from concurrent import futures
@@ -21,8 +22,10 @@ _MOST_UNPROVEN: Final = 4
 class Deposit:
     """Stores blobs once. `put` may be called by many threads; the rest by one, when none puts."""
 
-    def __init__(self, environment_blobs: blobs.Blobs, executor: futures.Executor, largest_blob: int) -> None:
-        """Seal packs on executor. No blob is longer than largest_blob bytes."""
+    def __init__(
+        self, environment_blobs: blobs.Blobs, executor: futures.Executor, largest_blob: int, epoch: int
+    ) -> None:
+        """Seal packs of an epoch on executor. No blob is longer than largest_blob bytes."""
         self.pinned: set[bytes] = set()
         """Packs that are pinned for this recording; the owner gives them back. Guarded by the pins' lock."""
         self.sealed: dict[bytes, int] = {}
@@ -30,6 +33,7 @@ class Deposit:
         self._blobs = environment_blobs
         self._executor = executor
         self._largest_blob = largest_blob
+        self._epoch = epoch
         self._lock = threading.Lock()
         self._unproven = threading.BoundedSemaphore(_MOST_UNPROVEN)
         self._placed: dict[bytes, pages.Entry] = {}
@@ -50,9 +54,10 @@ class Deposit:
             entry = self._blobs.find(name, self.pinned)
         if entry is not None:
             return entry, 0
-        buffers = self._blobs.codec.encode(data)
+        encoded = self._blobs.codec.encode(data)
         writer = self._take_writer()
         try:
+            buffers = writer.seal(kind, name, encoded)
             with self._lock:
                 entry = self._placed.get(name)
                 if entry is None:
@@ -88,7 +93,7 @@ class Deposit:
         for pack_id in self.pinned - self.sealed.keys() - set(trusted):
             known = self._blobs.index.pack(pack_id)
             if known is not None and known.state is index.State.FOUND:
-                self._prove(pack_id, known.size_bytes)
+                self._prove(pack_id, known.size_bytes, decode=True)
                 self._blobs.index.mark(pack_id, index.State.PROVEN)
 
     def discard(self) -> None:
@@ -112,8 +117,7 @@ class Deposit:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        home = self._blobs.home
-        writer = pack.Writer(self._blobs.store, home.area, home.key)
+        writer = pack.Writer(self._blobs.store, self._blobs.home, self._epoch)
         with self._blobs.pins.lock:
             self._blobs.pins.pin([writer.pack_id])
             self.pinned.add(writer.pack_id)
@@ -140,7 +144,7 @@ class Deposit:
                 with backend.translated(pack.label(writer.pack_id)):
                     finished = writer.finish()
                     fsops.point("archive.pack-finished")
-                self._prove(finished.pack_id, finished.size_bytes)
+                self._prove(finished.pack_id, finished.size_bytes, decode=False)
                 self._offer(finished)
         except errors.SnapdError as error:
             self.fail(error)
@@ -154,20 +158,24 @@ class Deposit:
             finally:
                 self._unproven.release()
 
-    def _prove(self, pack_id: bytes, size_bytes: int) -> None:
-        home = self._blobs.home
+    def _prove(self, pack_id: bytes, size_bytes: int, *, decode: bool) -> None:
+        """Read a pack back and check it: what somebody else wrote blob by blob, what we wrote byte by byte."""
+        store, home = self._blobs.store, self._blobs.home
         try:
-            pack.verify(self._blobs.store, home.area, pack_id, home.key, self._blobs.codec, size_bytes)
+            if decode:
+                pack.verify(store, home, pack_id, self._blobs.codec, size_bytes)
+            else:
+                pack.prove(store, home, pack_id, size_bytes)
         except (errors.Corrupt, errors.NotFound) as error:
             self._blobs.check_reachable()
-            self._blobs.index.add(home.area.environment_uid, index.Pack(pack_id, size_bytes, index.State.DAMAGED), ())
+            self._blobs.index.add(self._blobs.domain, index.Pack(pack_id, size_bytes, index.State.DAMAGED), ())
             problem = error.problem if isinstance(error, errors.Corrupt) else "it is missing"
             raise errors.Corrupt(what=pack.label(pack_id), problem=f"not proven: {problem}") from error
 
     def _offer(self, finished: pack.Index) -> None:
-        environment_uid = self._blobs.home.area.environment_uid
-        proven = index.Pack(finished.pack_id, finished.size_bytes, index.State.PROVEN)
-        self._blobs.index.add(environment_uid, proven, (row.name for row in finished.rows))
+        now = datetime.datetime.now(datetime.UTC)
+        proven = index.Pack(finished.pack_id, finished.size_bytes, index.State.PROVEN, checked=now)
+        self._blobs.index.add(self._blobs.domain, proven, (row.name for row in finished.rows))
         with self._lock:
             self.sealed[finished.pack_id] = finished.size_bytes
             # Only now: at each moment a blob is found here or in the index.

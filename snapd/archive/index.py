@@ -6,6 +6,7 @@ name is kept, and no place: who gets a hit looks it up in the pack's own, checks
 """
 
 import dataclasses
+import datetime
 import enum
 import pathlib
 import sqlite3
@@ -17,7 +18,7 @@ from typing import Final
 from snapd import errors, fsops
 from snapd.archive import layout
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _PREFIX: Final = 16
 _BUSY_S: Final = 30.0
 
@@ -29,9 +30,11 @@ CREATE TABLE meta (
 CREATE TABLE packs (
     number      INTEGER PRIMARY KEY,  -- short for the id, in this file only
     id          BLOB NOT NULL UNIQUE, -- 16 bytes
-    environment TEXT NOT NULL,
+    environment TEXT NOT NULL,        -- the domain of deduplication
     size_bytes  INTEGER NOT NULL,     -- of the object
-    state       INTEGER NOT NULL      -- a State
+    blobs       INTEGER NOT NULL,     -- how many it holds
+    state       INTEGER NOT NULL,     -- a State
+    checked_us  INTEGER               -- when it was last read whole and found good, since 1970; NULL: not known
 );
 CREATE INDEX packs_of_environment ON packs (environment);
 CREATE TABLE blobs (
@@ -68,6 +71,9 @@ class Pack:
     pack_id: bytes
     size_bytes: int
     state: State
+    blobs: int = 0
+    checked: datetime.datetime | None = None
+    """When it was last read whole and found good, as far as this index remembers."""
 
 
 class Index:
@@ -159,10 +165,8 @@ class Index:
     def packs(self, environment_uid: str) -> dict[bytes, Pack]:
         """Return the packs of an environment by their ids."""
         with self._errors():
-            rows = self._connection.execute(
-                "SELECT id, size_bytes, state FROM packs WHERE environment = ?", [environment_uid]
-            ).fetchall()
-        return {pack_id: Pack(pack_id, size_bytes, State(state)) for pack_id, size_bytes, state in rows}
+            rows = self._connection.execute(f"{_PACKS} WHERE environment = ?", [environment_uid]).fetchall()
+        return {pack.pack_id: pack for pack in map(_convert, rows)}
 
     def damaged(self, environment_uid: str) -> set[bytes]:
         """Return the ids of an environment's packs that are known to be damaged or missing."""
@@ -175,24 +179,30 @@ class Index:
     def pack(self, pack_id: bytes) -> Pack | None:
         """Return one pack, or None if the index doesn't know it."""
         with self._errors():
-            row = self._connection.execute("SELECT size_bytes, state FROM packs WHERE id = ?", [pack_id]).fetchone()
-        return None if row is None else Pack(pack_id, row[0], State(row[1]))
+            row = self._connection.execute(f"{_PACKS} WHERE id = ?", [pack_id]).fetchone()
+        return None if row is None else _convert(row)
 
     def add(self, environment_uid: str, pack: Pack, names: Iterable[bytes]) -> None:
-        """Offer a durable pack's blobs. One that is known is described anew."""
+        """Offer a durable pack's blobs. One that is known is described anew. `pack.blobs` is counted here."""
+        rows = [name[:_PREFIX] for name in names]
         with self._transaction():
             self._forget(pack.pack_id)
             cursor = self._connection.execute(
-                "INSERT INTO packs (id, environment, size_bytes, state) VALUES (?, ?, ?, ?)",
-                [pack.pack_id, environment_uid, pack.size_bytes, int(pack.state)],
+                "INSERT INTO packs (id, environment, size_bytes, blobs, state, checked_us) VALUES (?, ?, ?, ?, ?, ?)",
+                [pack.pack_id, environment_uid, pack.size_bytes, len(rows), int(pack.state), _to_us(pack.checked)],
             )
-            rows = ((name[:_PREFIX], cursor.lastrowid) for name in names)
-            self._connection.executemany("INSERT OR IGNORE INTO blobs VALUES (?, ?)", rows)
+            number = cursor.lastrowid
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO blobs VALUES (?, ?)", [(prefix, number) for prefix in rows]
+            )
 
-    def mark(self, pack_id: bytes, state: State) -> None:
-        """Note what was learned of a pack. One that isn't known stays unknown."""
+    def mark(self, pack_id: bytes, state: State, checked: datetime.datetime | None = None) -> None:
+        """Note what was learned of a pack, and when it was checked if it was. One that isn't known stays unknown."""
         with self._transaction():
-            self._connection.execute("UPDATE packs SET state = ? WHERE id = ?", [int(state), pack_id])
+            self._connection.execute(
+                "UPDATE packs SET state = ?, checked_us = coalesce(?, checked_us) WHERE id = ?",
+                [int(state), _to_us(checked), pack_id],
+            )
 
     def forget(self, pack_id: bytes) -> None:
         """Offer nothing of a pack any more."""
@@ -250,6 +260,21 @@ class Index:
                 if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                     self._start_afresh()
                 raise errors.StorageFailed(path=str(self.path), problem=str(error)) from error
+
+
+_PACKS: Final = "SELECT id, size_bytes, state, blobs, checked_us FROM packs"
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+
+
+def _convert(row: tuple[bytes, int, int, int, int | None]) -> Pack:
+    pack_id, size_bytes, state, blobs, checked_us = row
+    checked = None if checked_us is None else _EPOCH + checked_us * _MICROSECOND
+    return Pack(pack_id, size_bytes, State(state), blobs, checked)
+
+
+def _to_us(moment: datetime.datetime | None) -> int | None:
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
 
 
 def pack_ids(listing: Iterable[tuple[str, int]]) -> dict[bytes, int]:

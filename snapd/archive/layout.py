@@ -7,9 +7,13 @@ from typing import Final
 from snapd import errors
 
 REPOSITORY: Final = "repository.json"
+HOSTS: Final = "hosts/"
 PACK_ID_LENGTH: Final = 16
+LARGEST_EPOCH: Final = (1 << 32) - 1
 
 _ELEMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_NUMBER: Final = re.compile(r"[0-9a-f]{8}")
+_SEAL: Final = ".seal"
 
 
 def checked(field: str, value: str) -> str:
@@ -19,14 +23,78 @@ def checked(field: str, value: str) -> str:
     return value
 
 
-def host_prefix(host: str) -> str:
-    """Return what all keys that a host owns begin with."""
-    return f"hosts/{checked('host', host)}/"
+def text(number: int) -> str:
+    """Return how an epoch, or another number, is written in a key: 8 digits, so that names sort like numbers."""
+    return f"{number:08x}"
 
 
-def environments_prefix(host: str) -> str:
-    """Return what all keys of a host's environments begin with."""
-    return f"{host_prefix(host)}environments/"
+def number(digits: str) -> int | None:
+    """Return the number that was written as `text` does, or None if it is something else."""
+    return int(digits, 16) if _NUMBER.fullmatch(digits) else None
+
+
+def versioned(name: str) -> tuple[str, int] | None:
+    """Return (name, number) of a last element that ends with a dot and a number, or None."""
+    front, _, digits = name.rpartition(".")
+    found = number(digits)
+    return None if found is None or not front else (front, found)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Host:
+    """What one host owns."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        checked("host", self.name)
+
+    @property
+    def prefix(self) -> str:
+        """What all its keys begin with."""
+        return f"{HOSTS}{self.name}/"
+
+    @property
+    def epochs(self) -> str:
+        """What the keys of claims and seals begin with."""
+        return f"{self.prefix}epochs/"
+
+    def claim(self, epoch: int) -> str:
+        """Return the key of a claim."""
+        return self.epochs + text(epoch)
+
+    def seal(self, epoch: int) -> str:
+        """Return the key of what a claim's maker adopted."""
+        return self.epochs + text(epoch) + _SEAL
+
+    @property
+    def renewals(self) -> str:
+        """What the keys of signs of life begin with."""
+        return f"{self.prefix}renewals/"
+
+    def renewal(self, epoch: int, count: int) -> str:
+        """Return the key of a sign of life."""
+        return f"{self.renewals}{text(epoch)}.{text(count)}"
+
+    @property
+    def leases(self) -> str:
+        """What the keys of its read leases on other hosts' environments begin with."""
+        return f"{self.prefix}leases/"
+
+    @property
+    def environments(self) -> str:
+        """What all keys of its environments begin with."""
+        return f"{self.prefix}environments/"
+
+
+def claims_and_seals(host: Host, keys: list[str]) -> tuple[set[int], set[int]]:
+    """Return the epochs that are claimed and those that are sealed, from a listing of `host.epochs`."""
+    names = [key.removeprefix(host.epochs) for key in keys]
+    claimed = {found for name in names if (found := number(name)) is not None}
+    sealed = {
+        found for name in names if name.endswith(_SEAL) and (found := number(name.removesuffix(_SEAL))) is not None
+    }
+    return claimed, sealed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,13 +110,17 @@ class Area:
 
     @property
     def prefix(self) -> str:
-        """What the keys of packs and manifests begin with."""
-        return f"{environments_prefix(self.host)}{self.environment_uid}/"
+        """What all its keys begin with."""
+        return f"{Host(self.host).environments}{self.environment_uid}/"
 
     @property
-    def record(self) -> str:
-        """Key of the environment's record."""
-        return f"{environments_prefix(self.host)}{self.environment_uid}.json"
+    def records(self) -> str:
+        """What the keys of the environment's records begin with, of each epoch one."""
+        return f"{self.prefix}keys/"
+
+    def record(self, epoch: int) -> str:
+        """Return the key of the environment's record."""
+        return self.records + text(epoch)
 
     @property
     def packs(self) -> str:
@@ -60,13 +132,31 @@ class Area:
         """What the keys of manifests begin with."""
         return f"{self.prefix}manifests/"
 
+    @property
+    def moves(self) -> str:
+        """What the keys of moves begin with."""
+        return f"{self.prefix}moves/"
+
+    @property
+    def tombstones(self) -> str:
+        """What the keys of tombstones begin with."""
+        return f"{self.prefix}tombstones/"
+
     def pack(self, pack_id: bytes) -> str:
         """Return the key of a pack."""
         return f"{self.packs}{pack_id[:1].hex()}/{pack_id.hex()}"
 
-    def manifest(self, snapshot_uid: str) -> str:
+    def manifest(self, snapshot_uid: str, epoch: int) -> str:
         """Return the key of a snapshot's manifest."""
-        return self.manifests + checked("snapshot_uid", snapshot_uid)
+        return f"{self.manifests}{checked('snapshot_uid', snapshot_uid)}.{text(epoch)}"
+
+    def move(self, epoch: int, count: int) -> str:
+        """Return the key of moves."""
+        return f"{self.moves}{text(epoch)}.{text(count)}"
+
+    def tombstone(self, epoch: int, name: str) -> str:
+        """Return the key of a tombstone."""
+        return f"{self.tombstones}{text(epoch)}.{name}"
 
 
 def pack_id(key: str) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from snapd import errors, units
-from snapd.archive import blobs, codec, documents, environment, names, packtable, pages
+from snapd.archive import blobs, codec, documents, environment, layout, names, packtable, pages
 
 _VERSION: Final = 1
 _CACHED_PAGES: Final = 128
@@ -44,11 +44,20 @@ def what(snapshot_uid: str) -> str:
     return f"manifest of {snapshot_uid}"
 
 
+def epoch_of(key: str) -> int:
+    """Return the epoch in a manifest's key."""
+    found = layout.versioned(key.rpartition("/")[2])
+    assert found is not None, "a key that no listing of believed manifests gives"
+    return found[1]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
     """What a manifest's object says."""
 
     snapshot_uid: str
+    epoch: int
+    """Of the claim under which it is published."""
     size_bytes: int
     block_size: int
     root: pages.Entry
@@ -68,7 +77,7 @@ def encode(home: environment.Environment, document: Document) -> bytes:
         "version": _VERSION,
         "environment_uid": home.area.environment_uid,
         "host": home.area.host,
-        "epoch": 0,
+        "epoch": document.epoch,
         "snapshot_uid": document.snapshot_uid,
         "size_bytes": document.size_bytes,
         "block_size": document.block_size,
@@ -78,15 +87,27 @@ def encode(home: environment.Environment, document: Document) -> bytes:
         "statistics": dataclasses.asdict(document.statistics),
         "metadata": dict(document.metadata),
     }
-    return documents.encode(members, home.seal_manifest)
+    if home.keyring is not None:
+        key = home.area.manifest(document.snapshot_uid, document.epoch)
+        sealed = home.keyring.seal_document(key, documents.encode(members, home.hash_manifest))
+        members = {"version": _VERSION, "sealed": documents.base64_text(sealed)}
+    return documents.encode(members, home.hash_manifest)
 
 
-def decode(home: environment.Environment, snapshot_uid: str, data: bytes) -> Document:
-    """Return what a manifest's object says. Raises errors.Corrupt unless it is of this environment and snapshot."""
+def decode(home: environment.Environment, snapshot_uid: str, epoch: int, data: bytes) -> Document:
+    """Return what a manifest's object says.
+
+    Raises errors.Corrupt unless it is of this environment, snapshot and epoch, and errors.ArchiveKeyMissing.
+    """
     name = what(snapshot_uid)
-    members = documents.decode(name, data, home.seal_manifest, _VERSION)
     area = home.area
-    documents.expect(name, members, environment_uid=area.environment_uid, host=area.host, snapshot_uid=snapshot_uid)
+    members = documents.decode(name, data, home.hash_manifest, _VERSION)
+    if home.keyring is not None:
+        sealed = documents.base64_bytes(name, members.get("sealed"))
+        opened = home.keyring.open_document(name, area.manifest(snapshot_uid, epoch), sealed)
+        members = documents.decode(name, opened, home.hash_manifest, _VERSION)
+    documents.expect(name, members, environment_uid=area.environment_uid, host=area.host)
+    documents.expect(name, members, snapshot_uid=snapshot_uid, epoch=epoch)
     size_bytes = documents.integer(name, members, "size_bytes", 0, pages.LARGEST_DISK)
     block_size = documents.integer(name, members, "block_size", pages.SMALLEST_BLOCK, pages.LARGEST_BLOCK)
     blocks = pages.block_count(size_bytes, block_size)
@@ -100,6 +121,7 @@ def decode(home: environment.Environment, snapshot_uid: str, data: bytes) -> Doc
     }
     return Document(
         snapshot_uid,
+        epoch,
         size_bytes,
         block_size,
         pages.decode(documents.hexadecimal(name, members.get("root"), pages.SIZE)),
@@ -220,7 +242,10 @@ class Manifest:
 
     def _read_window(self, start: int, part: pages.Entries) -> Iterator[tuple[int, bytes]]:
         present = np.flatnonzero(part["name"].any(axis=1))
-        wanted = [(pages.decode(part[position].tobytes()), start + position) for position in present.tolist()]
+        wanted = [
+            (self._blobs.place(pages.decode(part[position].tobytes())), start + position)
+            for position in present.tolist()
+        ]
         wanted.sort(key=lambda item: (item[0].pack, item[0].offset))
         run: list[tuple[pages.Entry, int]] = []
         for item in wanted:

@@ -24,10 +24,16 @@ class Kind(enum.IntEnum):
 
     BLOCK = 0x01
     PAGE = 0x02
+    BODY = 0x42
+    CLAIM = 0x43
     ENVIRONMENT = 0x45
+    LEASE = 0x4C
     MANIFEST = 0x4D
+    MOVES = 0x4F
     PACK = 0x50
     REPOSITORY = 0x52
+    SEAL = 0x53
+    TOMBSTONE = 0x54
 
 
 _SUFFIX: Final = {kind: bytes([kind]) for kind in Kind}
@@ -46,3 +52,19 @@ def keyed(key: bytes, kind: Kind, data: backend.Bytes) -> bytes:
 def plain(kind: Kind, data: backend.Bytes) -> bytes:
     """Return the hash, 32 bytes, of what must be readable without a key."""
     return bytes(blake3(data).update(_SUFFIX[kind]).digest())
+
+
+class Hasher:
+    """A keyed hash of bytes that come little by little, followed by a kind byte."""
+
+    def __init__(self, key: bytes, kind: Kind) -> None:
+        self._hasher = blake3(key=key)
+        self._kind = kind
+
+    def update(self, data: backend.Bytes) -> None:
+        """Add bytes. Releases the GIL."""
+        self._hasher.update(data)
+
+    def digest(self) -> bytes:
+        """Return the hash, 32 bytes, of what was added so far."""
+        return bytes(self._hasher.copy().update(_SUFFIX[self._kind]).digest())

@@ -38,6 +38,11 @@ class Pins:
         with self.lock:
             return pack_id in self._counts
 
+    def pinned(self) -> set[bytes]:
+        """Return the packs of which is_pinned is true now."""
+        with self.lock:
+            return set(self._counts)
+
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Keep what is given back meanwhile. It is entered before manifests are listed."""

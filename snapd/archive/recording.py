@@ -17,6 +17,7 @@ import numpy as np
 from snapd import blockmap, errors, fsops
 from snapd.archive import blobs, deposit, documents, index, manifest, names, pack, packtable, pages, tree
 from snapd.archive.backends import backend
+from snapd.archive.fencing import claim as claims
 
 _FEW_PACKS: Final = 256
 """Up to here inherited packs are asked for one by one; beyond, a listing is cheaper."""
@@ -31,6 +32,7 @@ class Recording:
     def __init__(
         self,
         environment_blobs: blobs.Blobs,
+        claim: claims.Claim,
         executor: futures.Executor,
         document: manifest.Document,
         scratch: pathlib.Path,
@@ -38,8 +40,10 @@ class Recording:
     ) -> None:
         """Record a disk as `document` describes it: its uid and sizes. on_end is called once, after commit or abort."""
         self._blobs = environment_blobs
+        self._claim = claim
         self._document = document
-        self._deposit = deposit.Deposit(environment_blobs, executor, max(document.block_size, pages.PAGE_SIZE))
+        largest = max(document.block_size, pages.PAGE_SIZE)
+        self._deposit = deposit.Deposit(environment_blobs, executor, largest, claim.epoch)
         self._scratch = tree.Scratch(scratch)
         self._tree = tree.Tree(document.blocks, self._read_page, self._scratch)
         self._inherited: dict[bytes, int] = {}
@@ -120,7 +124,8 @@ class Recording:
         """Store the pages, prove everything and publish the manifest. The recording has ended then, even if it fails.
 
         Raises errors.AlreadyExists if the snapshot has a manifest; errors.Corrupt if something isn't proven (after
-        one on a base, a recording without base stores it anew); errors.ArchiveUnreachable, errors.StorageFull.
+        one on a base, a recording without base stores it anew); errors.ArchiveUnreachable, errors.StorageFull;
+        errors.ArchiveClaimLost if another daemon has taken over, which then may or may not have the snapshot.
         """
         try:
             with backend.translated("recording"):
@@ -135,6 +140,8 @@ class Recording:
                 fsops.point("archive.before-manifest")
                 self._publish(document)
                 fsops.point("archive.after-manifest")
+                # Published under a claim that is over, it is believed by nobody: so it must not be by us.
+                self._claim.require()
         finally:
             self.abort()
         return self._statistics
@@ -187,24 +194,23 @@ class Recording:
         """Return the table of the packs that the tree refers to, each of which is there and proven."""
         self._deposit.prove_hits(trusted=self._inherited)
         references = self._tree.references
-        sizes: dict[bytes, int] = {}
-        elsewhere: list[bytes] = []
-        for pack_id in references:
-            if pack_id in self._deposit.sealed:
-                sizes[pack_id] = self._deposit.sealed[pack_id]
-            else:
-                elsewhere.append(pack_id)
-        stored = self._stored_sizes(elsewhere)
-        damaged = self._blobs.index.damaged(self._blobs.home.area.environment_uid)
-        for pack_id in elsewhere:
-            size_bytes = stored.get(pack_id)
-            if size_bytes is None or size_bytes != self._inherited.get(pack_id, size_bytes) or pack_id in damaged:
-                self._blobs.check_reachable()
-                self._blobs.index.mark(pack_id, index.State.DAMAGED)
-                raise errors.Corrupt(
-                    what=pack.label(pack_id), problem="it is missing, cut short or known to be damaged"
-                )
-            sizes[pack_id] = size_bytes
+        sizes = {pack_id: self._deposit.sealed[pack_id] for pack_id in references.keys() & self._deposit.sealed.keys()}
+        # By the packs that hold what is needed now: those that were moved, and where they went.
+        elsewhere = {
+            pack_id: self._blobs.moves.targets(pack_id) or (pack_id,) for pack_id in references.keys() - sizes.keys()
+        }
+        stored = self._stored_sizes(list({place for places in elsewhere.values() for place in places}))
+        damaged = self._blobs.index.damaged(self._blobs.domain)
+        for pack_id, places in elsewhere.items():
+            for place in places:
+                expected = self._inherited.get(place, stored.get(place))
+                if place in damaged or stored.get(place) is None or stored[place] != expected:
+                    self._blobs.check_reachable()
+                    self._blobs.index.mark(place, index.State.DAMAGED)
+                    raise errors.Corrupt(
+                        what=pack.label(place), problem="it is missing, cut short or known to be damaged"
+                    )
+            sizes[pack_id] = self._inherited.get(pack_id) or stored[pack_id]
         return packtable.PackTable(references, sizes)
 
     def _stored_sizes(self, pack_ids: list[bytes]) -> dict[bytes, int]:
@@ -218,7 +224,7 @@ class Recording:
     def _publish(self, document: manifest.Document) -> None:
         """Create the manifest and read it back."""
         store, home = self._blobs.store, self._blobs.home
-        key = home.area.manifest(document.snapshot_uid)
+        key = home.area.manifest(document.snapshot_uid, document.epoch)
         data = manifest.encode(home, document)
         try:
             store.put(key, [data])

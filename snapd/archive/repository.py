@@ -1,62 +1,57 @@
-"""The archive as one host uses it: recordings into its own prefix, manifests out of any, collections of its own.
+"""The archive as one host uses it: recordings into its own prefix, manifests out of any, deletions of its own.
 
-One process owns a host's prefix; any number of threads use the repository.
+One process owns a host's prefix (`fencing`); any number of threads use the repository.
 """
 
-import functools
 import itertools
 import pathlib
-import secrets
 import threading
+from collections.abc import Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from typing import Final
 
 from snapd import errors, units
-from snapd.archive import (
-    blobs,
-    codec,
-    collection,
-    documents,
-    environment,
-    index,
-    layout,
-    manifest,
-    names,
-    packtable,
-    pages,
-    pins,
-    recording,
-)
+from snapd.archive import access as accesses
+from snapd.archive import documents, index, layout, manifest, packtable, pages, recording, sealing, session, upkeep
 from snapd.archive.backends import backend
+from snapd.archive.fencing import leases, tombstones
+from snapd.archive.fencing import view as views
 
-_VERSION: Final = 1
-_FORMAT: Final = "snapd-archive"
 _SEALING_THREADS: Final = 2
-_seal: Final = functools.partial(names.plain, names.Kind.REPOSITORY)
 
 
 class Repository:
-    """An archive. Thread-safe. All methods raise errors.ArchiveUnreachable when the store doesn't answer."""
+    """An archive. Thread-safe.
+
+    All methods that look into the store raise errors.ArchiveUnreachable when it doesn't answer; those that change
+    anything also what `connect` raises, and errors.ArchiveClaimLost once another daemon has taken over.
+    """
 
     def __init__(
-        self, store: backend.Backend, local_index: index.Index, host: str, uid: str, block_size: int, level: int
+        self,
+        store: backend.Backend,
+        index_path: pathlib.Path,
+        host: str,
+        *,
+        block_size: int = 256 * units.KIB,
+        level: int = 1,
+        keyring: sealing.Keyring | None = None,
     ) -> None:
-        """Use `open` instead."""
-        self.block_size = block_size
-        self.uid = uid
+        """Use the archive in a store. A new one gets `block_size` (bytes), and is encrypted if there is a keyring.
+
+        The index at index_path is made anew if it is missing or another archive's; the claim is kept beside it. `level`
+        is zstd's. Raises errors.InvalidField, errors.StorageFailed.
+        """
+        if block_size not in _block_sizes():
+            raise errors.InvalidField(field="block_size", problem=f"{block_size} is none of {_block_sizes()}")
+        self._access = accesses.Access(store, index_path, host, block_size=block_size, level=level, keyring=keyring)
         self._store = store
-        self._index = local_index
-        self._host = host
-        self._codec = codec.Codec(level)
-        self._pins = pins.Pins()
         self._executor = futures.ThreadPoolExecutor(_SEALING_THREADS, thread_name_prefix="archive-seal")
-        self._blobs: dict[layout.Area, blobs.Blobs] = {}
-        self._reconciled: dict[str, int] = {}
+        self.upkeep = upkeep.Upkeep(self._access, self._executor)
         self._recordings: dict[str, int] = {}
         self._numbers = itertools.count()
         self._environments_lock = threading.RLock()
-        self._reconcile_lock = threading.Lock()
-        self._collection_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -67,34 +62,36 @@ class Repository:
         *,
         block_size: int = 256 * units.KIB,
         level: int = 1,
+        keyring: sealing.Keyring | None = None,
+        adopt: bool = False,
     ) -> "Repository":
-        """Open the archive in a store, and make one if there is none; then `block_size` (bytes) is settled for good.
-
-        The index at index_path is made anew if it is missing or another archive's. `level` is zstd's.
-        Raises errors.InvalidField, errors.Corrupt, errors.SchemaTooNew, errors.ArchiveUnreachable; the last also if
-        the index knows an archive and the store is empty: then it isn't mounted.
-        """
-        if block_size not in _block_sizes():
-            raise errors.InvalidField(field="block_size", problem=f"{block_size} is none of {_block_sizes()}")
-        prefix = layout.host_prefix(host)
-        local_index = index.Index(index_path, host)
+        """Return a repository that is connected. Raises as the constructor and `connect` do."""
+        repository = cls(store, index_path, host, block_size=block_size, level=level, keyring=keyring)
         try:
-            expected = local_index.repository_uid()
-            if expected is None:
-                _create(store, block_size)
-            uid, settled_block_size = _load(store, index_path)
-            local_index.adopt(uid)
-            store.discard_unfinished(prefix)
-            store.discard_unfinished(layout.REPOSITORY)
+            repository.connect(adopt=adopt)
         except BaseException:
-            local_index.close()
+            repository.close()
             raise
-        return cls(store, local_index, host, uid, settled_block_size, level)
+        return repository
+
+    def connect(self, *, adopt: bool = False) -> session.Session:
+        """Have the claim that writing needs. Whatever needs it calls this; who adopts another's calls it first.
+
+        Raises errors.ArchiveUnreachable, also if the index knows an archive and the store is empty: then it isn't
+        mounted; errors.ArchiveClaimed, errors.ArchiveKeyMissing, errors.ArchiveNotEncrypted, errors.Corrupt,
+        errors.SchemaTooNew.
+        """
+        return self._access.connect(adopt=adopt)
 
     def close(self) -> None:
-        """Wait for what is being sealed and close the index."""
+        """Wait for what is being sealed, let go of the claim and close the index."""
         self._executor.shutdown()
-        self._index.close()
+        self._access.close()
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of guest data in a block."""
+        return self.connect().settings.block_size
 
     # --- recording ---
 
@@ -111,35 +108,37 @@ class Repository:
                 field="size_bytes", problem=f"{size_bytes} isn't within 0 and {pages.LARGEST_DISK}"
             )
         layout.checked("snapshot_uid", snapshot_uid)
+        connected = self.connect()
         with self._environments_lock:
-            home = environment.create(self._store, layout.Area(self._host, environment_uid))
-            environment_blobs = self._blobs_of(home)
+            environment_blobs = self._access.created(environment_uid)
             self._recordings[environment_uid] = self._recordings.get(environment_uid, 0) + 1
         inherited: list[bytes] = []
 
         def on_end() -> None:
-            self._pins.unpin(inherited)
+            self._access.pins.unpin(inherited)
             with self._environments_lock:
                 self._recordings[environment_uid] -= 1
 
         try:
-            if self._store.size(home.area.manifest(snapshot_uid)) is not None:
+            area = environment_blobs.home.area
+            if self._access.manifest_key(connected.view, area, snapshot_uid) is not None:
                 raise errors.AlreadyExists(resource_type="manifest", name=snapshot_uid)
-            self._reconcile(environment_blobs)
+            self._access.reconcile(environment_blobs)
             base = None
             if base_snapshot_uid is not None:
                 base = self._pinned_base(environment_uid, base_snapshot_uid, inherited)
             empty = manifest.Document(
                 snapshot_uid,
+                connected.claim.epoch,
                 size_bytes,
-                self.block_size,
+                connected.settings.block_size,
                 pages.NOTHING,
                 packtable.PackTable({}, {}),
                 manifest.Statistics(),
                 {},
             )
-            scratch = self._index.path.with_name(f"{self._index.path.name}.pages-{next(self._numbers)}")
-            begun = recording.Recording(environment_blobs, self._executor, empty, scratch, on_end)
+            scratch = self._access.index.path.with_name(f"{self._access.index.path.name}.pages-{next(self._numbers)}")
+            begun = recording.Recording(environment_blobs, connected.claim, self._executor, empty, scratch, on_end)
         except BaseException:
             on_end()
             raise
@@ -155,66 +154,73 @@ class Repository:
         """Return a base whose packs are pinned and noted in `inherited`."""
         base = self.manifest(environment_uid, snapshot_uid)
         pack_ids = list(base.document.packs.references)
-        self._pins.pin(pack_ids)
+        self._access.pins.pin(pack_ids)
         inherited.extend(pack_ids)
         # Deleted and collected before the pins were set? If the manifest is still there, no collection took its packs.
         return self.manifest(environment_uid, snapshot_uid)
 
-    def _reconcile(self, environment_blobs: blobs.Blobs) -> None:
-        """Compare the index with the store, once for each environment and process."""
-        environment_uid = environment_blobs.home.area.environment_uid
-        with self._reconcile_lock:
-            if self._reconciled.get(environment_uid) != self._index.generation:
-                environment_blobs.reconcile()
-                self._reconciled[environment_uid] = self._index.generation
-
     # --- reading ---
 
     def manifest(self, environment_uid: str, snapshot_uid: str, host: str | None = None) -> manifest.Manifest:
-        """Return an archived snapshot, of this host or of another one that shares the store.
+        """Return an archived snapshot, of this host or of another one that shares the store (see `reading`).
 
-        Raises errors.NotFound, errors.Corrupt.
+        Raises errors.NotFound, errors.Corrupt, errors.ArchiveKeyMissing.
         """
-        area = layout.Area(host or self._host, environment_uid)
-        key = area.manifest(snapshot_uid)
+        area, view = self._access.believed(environment_uid, host)
+        key = self._access.manifest_key(view, area, snapshot_uid)
+        if key is None:
+            self._access.check_reachable()
+            raise errors.NotFound(resource_type="archived snapshot", name=snapshot_uid)
         try:
-            environment_blobs = self._blobs_of_area(area)
+            environment_blobs = self._access.opened(area, view)
+        except errors.NotFound as error:
+            self._access.check_reachable()
+            raise errors.Corrupt(what=f"environment record {environment_uid}", problem="it is gone") from error
+        try:
             data = documents.fetch(self._store, key, manifest.what(snapshot_uid))
         except errors.NotFound as error:
-            self._check_reachable()
-            if self._store.size(key) is not None:
-                raise errors.Corrupt(what=f"environment record {environment_uid}", problem="it is gone") from error
             raise errors.NotFound(resource_type="archived snapshot", name=snapshot_uid) from error
-        document = manifest.decode(environment_blobs.home, snapshot_uid, data)
+        document = manifest.decode(environment_blobs.home, snapshot_uid, manifest.epoch_of(key), data)
         return manifest.Manifest(environment_blobs, document)
+
+    @contextmanager
+    def reading(self, environment_uid: str, host: str) -> Iterator[None]:
+        """Keep another host from deleting packs of one of its environments for the length of a block."""
+        connected = self.connect()
+        lease = leases.Lease(self._store, self._access.host, layout.Area(host, environment_uid))
+        connected.add_lease(lease)
+        try:
+            yield
+        finally:
+            connected.take_lease(lease)
+            lease.give_back()
 
     def snapshots(self, environment_uid: str, host: str | None = None) -> list[str]:
         """Return the uids of an environment's archived snapshots, sorted; none if there is no such environment."""
-        prefix = layout.Area(host or self._host, environment_uid).manifests
-        found = sorted(key.removeprefix(prefix) for key, _ in self._store.list(prefix))
+        area, view = self._access.believed(environment_uid, host)
+        found = sorted(view.manifests(self._store, area)[0])
         if not found:
-            self._check_reachable()
+            self._access.check_reachable()
         return found
 
     def environments(self, host: str | None = None) -> list[str]:
         """Return the uids of a host's environments, sorted."""
-        prefix = layout.environments_prefix(host or self._host)
-        keys = (key.removeprefix(prefix) for key, _ in self._store.list(prefix))
-        found = sorted(key.removesuffix(".json") for key in keys if "/" not in key)
+        owner = self._access.host if host is None else layout.Host(host)
+        found = self._access.view(owner).environments(self._store)
         if not found:
-            self._check_reachable()
+            self._access.check_reachable()
         return found
 
     def hosts(self) -> list[str]:
-        """Return the hosts that have environments in the store, sorted."""
-        return sorted({key.split("/")[1] for key, _ in self._store.list("hosts/")})
+        """Return the hosts that have claimed a part of the store, sorted."""
+        found = sorted(self._store.folders(layout.HOSTS))
+        return [host for host in found if views.load(self._store, layout.Host(host)).epoch]
 
     def stored_bytes(self, environment_uid: str | None = None) -> int:
         """Return the bytes of all objects of an environment, or of this host."""
-        if environment_uid is None:
-            return sum(size_bytes for _, size_bytes in self._store.list(layout.host_prefix(self._host)))
-        area = layout.Area(self._host, environment_uid)
-        return sum(size_bytes for _, size_bytes in self._store.list(area.prefix)) + (self._store.size(area.record) or 0)
+        host = self._access.host
+        prefix = host.prefix if environment_uid is None else layout.Area(host.name, environment_uid).prefix
+        return sum(size_bytes for _, size_bytes in self._store.list(prefix))
 
     def free_bytes(self) -> int | None:
         """Return the room left in the store, or None where there is no such figure."""
@@ -224,102 +230,32 @@ class Repository:
 
     def delete_snapshot(self, environment_uid: str, snapshot_uid: str) -> bool:
         """Delete a snapshot's manifest; True if it was there. A collection frees what only it used."""
-        return self._store.delete(layout.Area(self._host, environment_uid).manifest(snapshot_uid))
+        connected = self.connect()
+        area = self._access.area(environment_uid)
+        keys = [key for key in connected.view.manifest_keys(area, snapshot_uid) if self._store.size(key) is not None]
+        return bool(keys and tombstones.remove(self._store, connected.claim, area, keys, lambda: False))
 
     def delete_environment(self, environment_uid: str) -> None:
         """Delete all that is left of an environment without archived snapshots. May be repeated.
 
         Raises errors.EnvironmentNotEmpty if it has manifests or is being recorded into.
         """
-        area = layout.Area(self._host, environment_uid)
+        connected = self.connect()
+        area = self._access.area(environment_uid)
         with self._environments_lock:
             left = len(self.snapshots(environment_uid)) + self._recordings.get(environment_uid, 0)
             if left:
                 raise errors.EnvironmentNotEmpty(name=environment_uid, volumes=0, snapshots=left)
-            for pack_id in index.pack_ids(self._store.list(area.packs)):
-                self._index.forget(pack_id)
-                self._store.delete(area.pack(pack_id))
-            self._store.delete(area.record)
-            self._blobs.pop(area, None)
-            self._reconciled.pop(environment_uid, None)
-
-    def collect(self, environment_uid: str | None = None) -> collection.Collected:
-        """Delete the packs that no manifest reaches and no recording relies on, of one environment or of all.
-
-        Raises errors.Corrupt for an environment with a manifest that can't be read, after the others were collected.
-        """
-        total = collection.Collected()
-        failure: errors.Corrupt | None = None
-        with self._collection_lock:
-            for uid in self.environments() if environment_uid is None else [environment_uid]:
-                try:
-                    environment_blobs = self._blobs_of_area(layout.Area(self._host, uid))
-                    total = total.plus(collection.collect(environment_blobs))
-                except errors.NotFound:
-                    # Without a record there is no environment: it was never begun, or has just been deleted.
-                    self._check_reachable()
-                except errors.Corrupt as error:
-                    failure = failure or error
-        if failure is not None:
-            raise failure
-        return total
-
-    # --- inside ---
-
-    def _blobs_of_area(self, area: layout.Area) -> blobs.Blobs:
-        with self._environments_lock:
-            known = self._blobs.get(area)
-        return known or self._blobs_of(environment.load(self._store, area))
-
-    def _blobs_of(self, home: environment.Environment) -> blobs.Blobs:
-        with self._environments_lock:
-            known = self._blobs.get(home.area)
-            if known is None or known.home != home:
-                known = self._blobs[home.area] = blobs.Blobs(
-                    self._store, home, self._codec, self._index, self._pins, self._check_reachable
-                )
-            return known
-
-    def _check_reachable(self) -> None:
-        """Raise errors.ArchiveUnreachable if the store doesn't even have this archive's settings: it isn't mounted."""
-        _load(self._store, self._index.path)
+            keys = [key for key, _ in self._store.list(area.prefix) if not key.startswith(area.tombstones)]
+            for pack_id in index.pack_ids((key, 0) for key in keys):
+                self._access.index.forget(pack_id)
+            if keys:
+                # The records last: while there is one, what is left of an environment is found again.
+                keys.sort(key=lambda key: key.startswith(area.records))
+                tombstones.remove(self._store, connected.claim, area, keys, lambda: False)
+            tombstones.clear(self._store, area)
+            self._access.forget(area)
 
 
 def _block_sizes() -> list[int]:
     return [1 << bits for bits in range(pages.SMALLEST_BLOCK.bit_length() - 1, pages.LARGEST_BLOCK.bit_length())]
-
-
-def _create(store: backend.Backend, block_size: int) -> None:
-    """Make the archive's settings unless they are there."""
-    if store.size(layout.REPOSITORY) is not None:
-        return
-    members = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "uid": secrets.token_hex(16),
-        "block_size": block_size,
-        "required_to_read": [],
-        "required_to_write": [],
-    }
-    try:
-        store.put(layout.REPOSITORY, [documents.encode(members, _seal)])
-    except errors.AlreadyExists:
-        # Another host was faster: its settings count.
-        return
-
-
-def _load(store: backend.Backend, index_path: pathlib.Path) -> tuple[str, int]:
-    """Return uid and block size of the archive in a store."""
-    what = layout.REPOSITORY
-    try:
-        data = documents.fetch(store, layout.REPOSITORY, what)
-    except errors.NotFound as error:
-        problem = f"{what} is missing: the store isn't mounted (or is a new one: then remove the index {index_path})"
-        raise errors.ArchiveUnreachable(problem=problem) from error
-    members = documents.decode(what, data, _seal, _VERSION)
-    documents.expect(what, members, format=_FORMAT)
-    for name in ("required_to_read", "required_to_write"):
-        if members.get(name) != []:
-            raise errors.SchemaTooNew(path=f"{what} ({name}: {members.get(name)})", found=_VERSION + 1, known=_VERSION)
-    block_size = documents.integer(what, members, "block_size", pages.SMALLEST_BLOCK, pages.LARGEST_BLOCK)
-    return documents.hexadecimal(what, members.get("uid"), 16).hex(), block_size

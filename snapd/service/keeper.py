@@ -132,7 +132,7 @@ class Keeper:
 
     def _collect_alone(self, environment_uid: str) -> None:
         repository = self._core.repository
-        collected = repository.collect(environment_uid)
+        collected = repository.upkeep.collect(environment_uid)
         _log.info("collected archive garbage", extra={"environment": environment_uid, "collected": str(collected)})
         gone = environments.by_uid(self._core.catalog.reader(), environment_uid) is None
         if gone and not repository.snapshots(environment_uid):

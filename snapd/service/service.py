@@ -1,5 +1,6 @@
 """The service: every part of it, wired once. This is all that the RPC layer sees."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -35,6 +36,8 @@ from snapd.service.intents import (
     revert,
 )
 from snapd.service.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 class Service:
@@ -77,7 +80,7 @@ class Service:
             fsops.make_directory(settings.catalog_path.parent)
             fsops.make_directory(settings.index_path.parent)
         with ExitStack() as opened:
-            repository = repositories.Repository.open(
+            repository = repositories.Repository(
                 directory.DirectoryBackend(settings.archive_path),
                 settings.index_path,
                 settings.host,
@@ -87,6 +90,7 @@ class Service:
             opened.callback(repository.close)
             catalog = db.Catalog(settings.catalog_path)
             opened.callback(catalog.close)
+            _connect(repository)
             core = cores.Core(
                 settings=settings,
                 clock=clock,
@@ -145,3 +149,11 @@ class Service:
             return model.ArchiveCapacity(repository.free_bytes(), repository.stored_bytes())
         except errors.Unavailable:
             return None
+
+
+def _connect(repository: repositories.Repository) -> None:
+    """Have the archive ready, if that can be: without it all goes on but what needs it, which tries again."""
+    try:
+        repository.connect()
+    except errors.SnapdError as error:
+        _log.error("the archive can't be used: %s. %s", error, error.advice)

@@ -285,5 +285,5 @@ class Story:
         return sorted((self._work / "state" / "pool").rglob("*.qcow2"))
 
     def _archived(self) -> list[pathlib.Path]:
-        hosts = self._work / "state" / "archive" / "hosts"
+        hosts = self._work / "state" / "archive" / "hosts" / "local" / "environments"
         return sorted(path for path in hosts.rglob("*") if path.is_file())

@@ -37,10 +37,10 @@ def archive(tmp_path: pathlib.Path) -> Iterator[archives.Archive]:
 
 def forge(archive: archives.Archive, change: Callable[[dict[str, Any]], object]) -> None:
     """Change a manifest and seal it again, as only one who has the environment's key can."""
-    home = environment.load(archive.store, AREA)
-    members = documents.decode("it", archive.store.get(AREA.manifest("snap")), home.seal_manifest, 1)
+    home = environment.load(archive.store, AREA, 1, None)
+    members = documents.decode("it", archive.store.get(AREA.manifest("snap", 1)), home.hash_manifest, 1)
     change(members)
-    archive.replace(AREA.manifest("snap"), documents.encode(members, home.seal_manifest))
+    archive.replace(AREA.manifest("snap", 1), documents.encode(members, home.hash_manifest))
     archive.reopen()
 
 
@@ -89,6 +89,7 @@ def member(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         member("environment_uid", OTHER),
         member("host", "host-2"),
         member("snapshot_uid", "other"),
+        member("epoch", 2),
         root(length=2**32 - 1),
         root(length=0),
         root(offset=2**32 - 1),
@@ -115,10 +116,10 @@ def test_a_forged_manifest_is_damage_or_shows_what_is_there_in_little_memory(
 
 
 def test_a_manifest_that_another_tenant_sealed_is_not_read(archive: archives.Archive) -> None:
-    other = environment.load(archive.store, layout.Area(HOST, OTHER))
-    home = environment.load(archive.store, AREA)
-    members = documents.decode("it", archive.store.get(AREA.manifest("snap")), home.seal_manifest, 1)
-    archive.replace(AREA.manifest("snap"), documents.encode(members, other.seal_manifest))
+    other = environment.load(archive.store, layout.Area(HOST, OTHER), 1, None)
+    home = environment.load(archive.store, AREA, 1, None)
+    members = documents.decode("it", archive.store.get(AREA.manifest("snap", 1)), home.hash_manifest, 1)
+    archive.replace(AREA.manifest("snap", 1), documents.encode(members, other.hash_manifest))
     archive.reopen()
     with pytest.raises(errors.Corrupt, match="checksum"):
         read_all(archive)
@@ -149,9 +150,9 @@ def test_a_pack_of_another_tenant_is_not_read_under_a_name_of_ones_own(archive: 
 def test_what_is_no_document_is_damage(archive: archives.Archive, data: bytes, sealed: bool) -> None:
     if sealed:
         body = data.removesuffix(b"}")
-        seal = environment.load(archive.store, AREA).seal_manifest(body).hex().encode()
+        seal = environment.load(archive.store, AREA, 1, None).hash_manifest(body).hex().encode()
         data = body + b',"checksum":"' + seal + b'"}'
-    archive.replace(AREA.manifest("snap"), data)
+    archive.replace(AREA.manifest("snap", 1), data)
     archive.reopen()
     with pytest.raises(errors.Corrupt):
         read_all(archive)
@@ -160,7 +161,7 @@ def test_what_is_no_document_is_damage(archive: archives.Archive, data: bytes, s
 def test_a_terabyte_where_a_document_belongs_is_damage_and_not_read(
     archive: archives.Archive, tmp_path: pathlib.Path
 ) -> None:
-    path = tmp_path / "archive" / AREA.manifest("snap")
+    path = tmp_path / "archive" / AREA.manifest("snap", 1)
     with path.open("r+b") as file:
         file.truncate(units.TIB)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

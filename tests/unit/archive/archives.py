@@ -88,7 +88,9 @@ class Archive:
             assert walk(found) == found.document.packs.references
             area = layout.Area(HOST, environment_uid)
             for pack_id, size_bytes in found.document.packs.sizes.items():
-                assert self.store.size(area.pack(pack_id)) == size_bytes
+                moved = found._blobs.moves.targets(pack_id)
+                assert moved or self.store.size(area.pack(pack_id)) == size_bytes
+                assert all(self.store.size(area.pack(target)) for target in moved)
             for number in range(found.blocks):
                 found.read(number)
 

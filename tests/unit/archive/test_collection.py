@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from snapd import errors, fsops, units
-from snapd.archive import collection, pack, pins, recording
+from snapd.archive import collection, layout, pack, pins, recording
 from tests.unit.archive import archives
-from tests.unit.archive.archives import BLOCK, ENVIRONMENT, content
+from tests.unit.archive.archives import BLOCK, ENVIRONMENT, HOST, content
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +21,10 @@ def test_deleting_a_snapshot_frees_what_only_it_used(archive: archives.Archive) 
     archive.record("base", {number: content(number) for number in range(16)}, 16 * BLOCK)
     archive.record("next", {number: content(("new", number)) for number in range(8)}, 16 * BLOCK, base="base")
     before = archive.repository.stored_bytes(ENVIRONMENT)
-    assert archive.repository.collect().packs_deleted == 0
+    assert archive.repository.upkeep.collect().packs_deleted == 0
     assert archive.repository.delete_snapshot(ENVIRONMENT, "base") is True
     assert archive.repository.delete_snapshot(ENVIRONMENT, "base") is False
-    collected = archive.repository.collect(ENVIRONMENT)
+    collected = archive.repository.upkeep.collect(ENVIRONMENT)
     assert collected.packs_deleted > 0
     assert collected.packs_kept > 0
     assert archive.repository.stored_bytes(ENVIRONMENT) <= before - collected.bytes_freed
@@ -39,8 +39,8 @@ def test_after_all_snapshots_only_the_records_are_left(archive_on_disk: archives
         archive_on_disk.repository.delete_environment(ENVIRONMENT)
     for uid in ("one", "two"):
         archive_on_disk.repository.delete_snapshot(ENVIRONMENT, uid)
-    archive_on_disk.repository.collect()
-    assert archive_on_disk.keys(f"{ENVIRONMENT}/") == []
+    archive_on_disk.repository.upkeep.collect()
+    assert archive_on_disk.keys(f"{ENVIRONMENT}/") == [layout.Area(HOST, ENVIRONMENT).record(1)]
     assert archive_on_disk.repository.environments() == [ENVIRONMENT, "env-2"]
     archive_on_disk.repository.delete_environment(ENVIRONMENT)
     archive_on_disk.repository.delete_environment(ENVIRONMENT)
@@ -52,7 +52,7 @@ def test_an_environment_can_be_made_again_after_it_was_deleted(archive: archives
     archive.record("snap", {0: content(0)})
     archive.repository.delete_snapshot(ENVIRONMENT, "snap")
     archive.repository.delete_environment(ENVIRONMENT)
-    assert archive.keys() == ["repository.json"]
+    assert archive.keys("/environments/") == []
     assert archive.record("snap", {0: content(0)}).new_blocks == 1
     archive.check()
 
@@ -76,7 +76,7 @@ def test_what_a_recording_wrote_found_or_inherited_outlives_a_collection(archive
             running.put(number, content(("new", number)))
         for uid in ("base", "other"):
             archive.repository.delete_snapshot(ENVIRONMENT, uid)
-        archive.repository.collect()
+        archive.repository.upkeep.collect()
         running.commit({})
     archive.check()
     assert archive.contents("next")[: 8 * BLOCK] == b"".join(blocks.values())
@@ -92,14 +92,14 @@ def test_a_manifest_published_during_a_collection_keeps_its_packs(archive: archi
             running.commit({})
 
     fsops.observe(publish)
-    collected = archive.repository.collect()
+    collected = archive.repository.upkeep.collect()
     fsops.observe(None)
     assert collected.packs_deleted == 0
     assert collected.packs_kept > 0
     archive.check()
     # The pins are gone with that collection: the next one takes them by the manifest alone.
     archive.repository.delete_snapshot(ENVIRONMENT, "snap")
-    archive.repository.collect()
+    archive.repository.upkeep.collect()
     assert archive.keys("/packs/") == []
 
 
@@ -107,14 +107,14 @@ def test_a_manifest_that_cannot_be_read_stops_the_collection_of_its_environment(
     archive.record("bad", {0: content(0)})
     archive.record("gone", {0: content(0)}, environment_uid="env-2")
     archive.repository.delete_snapshot("env-2", "gone")
-    archive.damage(archive.keys("/manifests/bad")[0], 100)
+    archive.damage(archive.keys("/manifests/bad.")[0], 100)
     before = archive.keys(f"{ENVIRONMENT}/packs/")
     with pytest.raises(errors.Corrupt):
-        archive.repository.collect()
+        archive.repository.upkeep.collect()
     assert archive.keys(f"{ENVIRONMENT}/packs/") == before
     assert archive.keys("env-2/packs/") == []
     archive.repository.delete_snapshot(ENVIRONMENT, "bad")
-    archive.repository.collect()
+    archive.repository.upkeep.collect()
     assert archive.keys("/packs/") == []
 
 
@@ -130,15 +130,15 @@ def test_a_collection_that_dies_is_finished_by_the_next(archive: archives.Archiv
 
     fsops.observe(die)
     with pytest.raises(errors.ArchiveUnreachable):
-        archive.repository.collect()
+        archive.repository.upkeep.collect()
     fsops.observe(None)
     archive.reopen()
     archive.record("more", {number: content(number) for number in range(8)})
-    archive.repository.collect()
+    archive.repository.upkeep.collect()
     archive.check()
     for uid in ("live", "more"):
         archive.repository.delete_snapshot(ENVIRONMENT, uid)
-    archive.repository.collect()
+    archive.repository.upkeep.collect()
     assert archive.keys("/packs/") == []
 
 
@@ -157,7 +157,9 @@ def test_a_pin_given_back_during_a_collection_counts_until_all_have_ended() -> N
 
 
 def test_sums_of_collections_add_up() -> None:
-    assert collection.Collected(1, 2, 3).plus(collection.Collected(10, 20, 30)) == collection.Collected(11, 22, 33)
+    assert collection.Collected(1, 2, 3, 4, 5).plus(collection.Collected(10, 20, 30, 40, 50)) == collection.Collected(
+        11, 22, 33, 44, 55
+    )
 
 
 class Interleaving:
@@ -210,7 +212,7 @@ class Interleaving:
 
         fsops.observe(cut_in)
         try:
-            self.archive.repository.collect(ENVIRONMENT)
+            self.archive.repository.upkeep.collect(ENVIRONMENT)
         finally:
             fsops.observe(None)
 
@@ -237,7 +239,7 @@ def test_whatever_happens_during_collections_nothing_live_is_lost(archive: archi
     archive.check()
     for uid in story.disks:
         archive.repository.delete_snapshot(ENVIRONMENT, uid)
-    archive.repository.collect()
+    archive.repository.upkeep.collect()
     assert archive.keys("/packs/") == []
 
 
@@ -248,7 +250,7 @@ def test_recordings_and_collections_in_threads_leave_every_snapshot_whole(archiv
     def collect() -> None:
         try:
             while not stop.is_set():
-                archive_on_disk.repository.collect()
+                archive_on_disk.repository.upkeep.collect()
         except BaseException as error:
             failures.append(error)
 

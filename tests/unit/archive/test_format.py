@@ -33,10 +33,10 @@ class SecondReader:
         self.prefix = f"hosts/{HOST}/environments/{ENVIRONMENT}"
         repository = unseal(store.get("repository.json"), 0x52, None)
         assert (repository["format"], repository["version"]) == ("snapd-archive", 1)
-        record = unseal(store.get(f"{self.prefix}.json"), 0x45, None)
+        record = unseal(store.get(f"{self.prefix}/keys/00000001"), 0x45, None)
         assert record["key"]["wrapping"] == "none"
-        self.key = bytes.fromhex(record["key"]["bytes"])
-        self.manifest = unseal(store.get(f"{self.prefix}/manifests/{snapshot_uid}"), 0x4D, self.key)
+        self.key = base64.b64decode(record["key"]["bytes"])
+        self.manifest = unseal(store.get(f"{self.prefix}/manifests/{snapshot_uid}.00000001"), 0x4D, self.key)
 
     def blob(self, kind: int, entry: bytes) -> bytes:
         name, pack_id, offset, length = struct.unpack("<32s16sII", entry)
@@ -72,9 +72,10 @@ class SecondReader:
             assert references > 0
             data = self.store.get(f"{self.prefix}/packs/{pack_id[:1].hex()}/{pack_id.hex()}")
             assert len(data) == length
-            assert data[:16] == b"SNPACK" + struct.pack("<HII", 1, 0, 0)
+            assert data[:16] == b"SNPACK" + struct.pack("<HII", 1, 0, 1)
             assert data[16:32] == pack_id
-            index_offset, count = struct.unpack("<II16x", data[-64:-40])
+            index_offset, count, body_hash = struct.unpack("<II16s", data[-64:-40])
+            assert body_hash == blake3(data[:index_offset] + b"\x42", key=self.key).digest()[:16]
             covered = data[:32] + data[index_offset:-40] + b"\x50"
             assert data[-40:] == blake3(covered, key=self.key).digest() + b"SNPACKED"
             position = 32
@@ -117,7 +118,7 @@ def test_a_block_size_outside_the_format_is_refused(archive: archives.Archive, b
 def test_an_archive_of_a_later_format_is_refused(archive: archives.Archive, member: str) -> None:
     members = unseal(archive.store.get("repository.json"), 0x52, None)
     del members["checksum"]
-    members[member] = 2 if member == "version" else ["sealed"]
+    members[member] = 2 if member == "version" else ["later"]
     later = documents.encode(members, lambda body: bytes(blake3(body + b"\x52").digest()))
     archive.replace("repository.json", later)
     with pytest.raises(errors.SchemaTooNew):
@@ -137,13 +138,13 @@ def test_another_host_reads_what_this_one_wrote_and_deletes_none_of_it(archive: 
     archive.record("snap", {0: content(0)})
     other = archive.repository.open(archive.store, archive.index_path.with_name("other.sqlite3"), "host-2")
     try:
-        assert other.hosts() == [HOST]
+        assert other.hosts() == [HOST, "host-2"]
         assert other.environments(HOST) == [ENVIRONMENT]
         assert other.snapshots(ENVIRONMENT, HOST) == ["snap"]
         assert other.manifest(ENVIRONMENT, "snap", HOST).read(0) == content(0)
         assert other.environments() == []
         assert other.delete_snapshot(ENVIRONMENT, "snap") is False
-        assert other.collect().packs_deleted == 0
+        assert other.upkeep.collect().packs_deleted == 0
     finally:
         other.close()
     archive.check()

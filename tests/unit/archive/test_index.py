@@ -43,7 +43,7 @@ def test_it_comes_back_as_it_was_left(path: pathlib.Path) -> None:
     opened.close()
     opened = index.Index(path, "host")
     assert opened.repository_uid() == "uid"
-    assert opened.packs("env") == {PACKS[0]: index.Pack(PACKS[0], 100, index.State.PROVEN)}
+    assert opened.packs("env") == {PACKS[0]: index.Pack(PACKS[0], 100, index.State.PROVEN, len(NAMES))}
     opened.adopt("uid")
     assert opened.find("env", NAMES[3]) == [PACKS[0]]
     opened.close()
@@ -121,12 +121,12 @@ def test_packs_that_came_or_went_behind_its_back_are_noticed_at_the_next_start(a
     archive.store.delete(one)
     archive.reopen()
     archive.repository.begin(ENVIRONMENT, "x", BLOCK).abort()
-    known = archive.repository._index.packs(ENVIRONMENT)
+    known = archive.repository._access.index.packs(ENVIRONMENT)
     assert set(known) == {layout.pack_id(two)}
     archive.store.put(one, [data])
     archive.reopen()
     archive.repository.begin(ENVIRONMENT, "x", BLOCK).abort()
-    known = archive.repository._index.packs(ENVIRONMENT)
+    known = archive.repository._access.index.packs(ENVIRONMENT)
     assert set(known) == {layout.pack_id(one), layout.pack_id(two)}
     archive.check()
 

@@ -26,12 +26,13 @@ folder = pathlib.Path(sys.argv[1])
 pack.TARGET = 256 * units.KIB
 archive = archives.Archive.open(directory.DirectoryBackend(folder / "archive"), folder / "index.sqlite3")
 archive.record("old", {number: archives.content(number) for number in range(8)})
-archive.record("base", {number: archives.content(number) for number in range(4, 12)}, 12 * archives.BLOCK)
+archive.record("base", {number: archives.content(number) for number in range(6, 12)}, 12 * archives.BLOCK)
 archive.repository.delete_snapshot(archives.ENVIRONMENT, "old")
 assert faults.install()
 blocks = {number: archives.content(("new", number)) for number in range(0, 24, 2)}
 archive.record("snap", blocks, 24 * archives.BLOCK, base="base")
-archive.repository.collect()
+archive.repository.upkeep.collect()
+archive.repository.upkeep.repack()
 """
 
 MOMENTS = [
@@ -43,7 +44,13 @@ MOMENTS = [
     "archive.after-manifest",
     "archive.collect-listed",
     "archive.collect-forgotten",
+    "archive.tombstone-written",
+    "archive.removed",
     "archive.collect-deleted",
+    "archive.repack-listed",
+    "archive.repack-forgotten",
+    "archive.moves-published",
+    "archive.repack-removed",
     "create:2",
     "pwrite:5",
     "fsync:2",
@@ -72,11 +79,12 @@ def test_a_kill_loses_nothing_and_the_next_process_goes_on(tmp_path: pathlib.Pat
             blocks.get(number, base[number * BLOCK : (number + 1) * BLOCK] or bytes(BLOCK)) for number in range(24)
         )
         assert archive.contents("snap") == expected
-        archive.repository.collect()
+        archive.repository.upkeep.collect()
         archive.check()
         for uid in ("base", "snap"):
             archive.repository.delete_snapshot(ENVIRONMENT, uid)
         archive.repository.delete_environment(ENVIRONMENT)
-        assert [path.name for path in (tmp_path / "archive").rglob("*")] == ["repository.json"]
+        left = {path.name for path in (tmp_path / "archive").rglob("*") if path.is_file()}
+        assert left - {key.rpartition("/")[2] for key in archive.keys("/renewals/")} == {"repository.json", "00000001"}
     finally:
         archive.repository.close()

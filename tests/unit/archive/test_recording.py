@@ -191,10 +191,11 @@ def test_an_aborted_recording_leaves_no_manifest_and_no_half_object(archive_on_d
     with archive_on_disk.repository.begin(ENVIRONMENT, "snap", BLOCK) as recording:
         recording.put(0, content(0))
     assert archive_on_disk.repository.snapshots(ENVIRONMENT) == []
-    archive_on_disk.repository.collect()
+    archive_on_disk.repository.upkeep.collect()
     archive_on_disk.repository.delete_environment(ENVIRONMENT)
     folder = archive_on_disk.index_path.parent / "archive"
-    assert [path.name for path in folder.rglob("*")] == ["repository.json"]
+    assert {path.name for path in folder.rglob("*")} >= {"repository.json", "epochs"}
+    assert [path for path in folder.rglob("*") if path.name.startswith(".") or "environments" in path.parts] == []
 
 
 def test_what_breaks_a_rule_is_refused(archive: archives.Archive) -> None:

@@ -143,7 +143,7 @@ def test_an_environment_is_empty_when_it_is_deleted(world: worlds.World) -> None
     world.service.environments.delete(worlds.request("DeleteEnvironment", ""), "e", "", False)
     with pytest.raises(errors.NotFound):
         world.service.environments.get("e")
-    world.until(lambda: not world.archive_files("hosts"))
+    world.until(lambda: not world.archive_files("hosts/local/environments"))
 
 
 def test_a_stale_etag_is_refused(world: worlds.World) -> None:

@@ -1,0 +1,119 @@
+"""Moves: where the blobs of packs went that were emptied because little of them was alive (docs/archive-format.md).
+
+The highest number of the newest believed epoch is the whole truth; each publication says all that still matters.
+Manifests go on naming the old packs.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import numpy as np
+
+from snapd import errors
+from snapd.archive import documents, environment, layout, names
+from snapd.archive.backends import backend
+from snapd.archive.fencing import view as views
+
+_VERSION: Final = 1
+_ATTEMPTS: Final = 8
+_ROW: Final = 2 * layout.PACK_ID_LENGTH
+_PROBLEM: Final = "its table can't be one"
+
+Table = Mapping[bytes, tuple[bytes, ...]]
+"""For each moved pack the packs that hold what was alive of it."""
+
+
+class Moves:
+    """One environment's moves. Thread-safe."""
+
+    def __init__(self, store: backend.Backend, home: environment.Environment, view: Callable[[], views.View]) -> None:
+        """Know nothing until `reload`. `view` returns what is believed of the host now."""
+        self._store = store
+        self._home = home
+        self._view = view
+        self._lock = threading.Lock()
+        self._table: Table | None = None
+
+    def targets(self, pack_id: bytes) -> tuple[bytes, ...]:
+        """Return the packs to which what was alive of a pack went; none if it wasn't moved."""
+        table = self._table
+        return (self.reload() if table is None else table).get(pack_id, ())
+
+    def table(self) -> Table:
+        """Return all of it, as far as it is known."""
+        table = self._table
+        return self.reload() if table is None else table
+
+    def reload(self) -> Table:
+        """Read it again. Raises errors.Corrupt, errors.ArchiveUnreachable."""
+        with self._lock:
+            for _ in range(_ATTEMPTS):
+                key, _others = self._view().moves(self._store, self._home.area)
+                try:
+                    self._table = {} if key is None else self._read(key)
+                    return self._table
+                except errors.NotFound:
+                    # Newer ones were published between the listing and the reading.
+                    continue
+        raise errors.ArchiveUnreachable(problem=f"the moves of {self._home.area.environment_uid} change too often")
+
+    def publish(self, table: Table, epoch: int) -> None:
+        """Say this from now on, durably. Only the owner does, one at a time. Raises errors.AlreadyExists."""
+        area = self._home.area
+        with self._lock:
+            mine = [layout.versioned(key.removeprefix(area.moves)) for key, _ in self._store.list(area.moves)]
+            number = 1 + max((found[1] for found in mine if found and found[0] == layout.text(epoch)), default=0)
+            members = {
+                "version": _VERSION,
+                "environment_uid": area.environment_uid,
+                "host": area.host,
+                "moves": documents.base64_text(_encode(table)),
+            }
+            self._store.put(area.move(epoch, number), [documents.encode(members, self._hash)])
+            self._table = table
+
+    def superseded(self) -> list[str]:
+        """Return the keys of the moves that no longer count."""
+        return self._view().moves(self._store, self._home.area)[1]
+
+    def _hash(self, body: bytes) -> bytes:
+        return names.keyed(self._home.key, names.Kind.MOVES, body)
+
+    def _read(self, key: str) -> Table:
+        area = self._home.area
+        what = f"moves {key.removeprefix(area.moves)} of environment {area.environment_uid}"
+        members = documents.decode(what, documents.fetch(self._store, key, what), self._hash, _VERSION)
+        documents.expect(what, members, environment_uid=area.environment_uid, host=area.host)
+        return _decode(what, documents.base64_bytes(what, members.get("moves")))
+
+
+def joined(old: Table, new: Table, still_named: Iterable[bytes]) -> Table:
+    """Return what old and new moves say together of the packs that are still named by anybody."""
+    everything: dict[bytes, tuple[bytes, ...]] = {}
+    for pack_id in still_named:
+        if pack_id in new:
+            everything[pack_id] = new[pack_id]
+        elif pack_id in old:
+            # What was moved twice is found in one step.
+            led_to = [further for target in old[pack_id] for further in new.get(target, (target,))]
+            everything[pack_id] = tuple(dict.fromkeys(led_to))
+    return everything
+
+
+def _encode(table: Table) -> bytes:
+    return b"".join(sorted(pack_id + target for pack_id, targets in table.items() for target in targets))
+
+
+def _decode(what: str, data: bytes) -> Table:
+    """Return the table that _encode made into bytes: rows of 32 bytes, ascending. Raises errors.Corrupt."""
+    if len(data) % _ROW:
+        raise errors.Corrupt(what=what, problem=_PROBLEM)
+    rows = np.frombuffer(data, f"V{_ROW}").tolist()
+    found: dict[bytes, tuple[bytes, ...]] = {}
+    for row in rows:
+        pack_id, target = row[: layout.PACK_ID_LENGTH], row[layout.PACK_ID_LENGTH :]
+        found[pack_id] = (*found.get(pack_id, ()), target)
+    if _encode(found) != data:
+        raise errors.Corrupt(what=what, problem=_PROBLEM)
+    return found
