@@ -108,7 +108,7 @@ class Access:
         """Compare the index with the store, once for each environment and process."""
         with self._reconcile_lock:
             if self._reconciled.get(environment_blobs.domain) != self.index.generation:
-                environment_blobs.reconcile()
+                environment_blobs.reconcile(self.view(self.host))
                 self._reconciled[environment_blobs.domain] = self.index.generation
 
     def _opened(self, home: environment.Environment) -> blobs.Blobs:
@@ -126,7 +126,7 @@ class Access:
                     self.index,
                     self.pins,
                     moving.Moves(self.store, home, lambda: self.view(layout.Host(area.host))),
-                    self.check_reachable,
+                    lambda: self.check(layout.Host(area.host)),
                 )
             return known
 
@@ -138,6 +138,16 @@ class Access:
         expected = self.index.repository_uid()
         if expected is not None and found.uid != expected:
             raise errors.ArchiveUnreachable(problem=f"another archive is there: {found.uid}, not {expected}")
+
+    def check(self, host: layout.Host) -> None:
+        """Raise if something of a host is missing and that is no damage.
+
+        Raises as check_reachable does, and, of our own, errors.ArchiveClaimLost: then somebody else may have removed it.
+        """
+        self.check_reachable()
+        connected = self._session
+        if connected is not None and host == self.host:
+            connected.claim.require()
 
     @property
     def _hint(self) -> str:

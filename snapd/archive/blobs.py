@@ -14,6 +14,7 @@ from snapd.archive import codec, environment, index, names, pack, pages, pins
 from snapd.archive import moves as moving
 from snapd.archive.backends import backend
 from snapd.archive.fencing import tombstones
+from snapd.archive.fencing import view as views
 
 _CACHED_ROWS: Final = 1 << 16
 """Rows of pack indexes held in memory, some 20 MB: about 500 usual packs, or the largest one."""
@@ -132,14 +133,15 @@ class Blobs:
                 self._row_count -= len(self._rows.popitem(last=False)[1])
         return rows.get(name)
 
-    def reconcile(self) -> None:
+    def reconcile(self, view: views.View) -> None:
         """Have the index say what a listing of the store's packs says, but for those that tombstones condemn."""
         area = self.home.area
         stored = index.pack_ids(self.store.list(area.packs))
         if not stored:
             self.check_reachable()
         # After the listing: what is condemned later is forgotten by who condemns it.
-        for condemned in tombstones.pack_ids(tombstones.named(self.store, area)):
+        named = tombstones.named(self.store, area, view.tombstones(self.store, area)[0])
+        for condemned in tombstones.pack_ids(named):
             stored.pop(condemned, None)
         for moved in self.moves.reload():
             # What it held and nobody needed is in no other pack: a hit there would be lost with it.

@@ -90,10 +90,11 @@ def collect(environment_blobs: blobs.Blobs, view: views.View, claim: claims.Clai
         ]
         fsops.point("archive.collect-forgotten")
         keys = [area.pack(pack_id) for pack_id in victims]
-        keys += view.manifests(store, area)[1] + environment_blobs.moves.superseded()
+        tombs, late = view.tombstones(store, area)
+        keys += view.manifests(store, area)[1] + environment_blobs.moves.superseded() + late
         removed = remove(environment_blobs, claim, keys) if keys else []
         fsops.point("archive.collect-deleted")
-        tombstones.clear(store, area)
+        tombstones.clear(store, area, tombs)
     if removed is None:
         return Collected(packs_kept=len(stored) - len(victims), packs_postponed=len(victims))
     gone = tombstones.pack_ids(removed)

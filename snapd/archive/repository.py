@@ -169,16 +169,17 @@ class Repository:
         area, view = self._access.believed(environment_uid, host)
         key = self._access.manifest_key(view, area, snapshot_uid)
         if key is None:
-            self._access.check_reachable()
+            self._access.check(view.host)
             raise errors.NotFound(resource_type="archived snapshot", name=snapshot_uid)
         try:
             environment_blobs = self._access.opened(area, view)
         except errors.NotFound as error:
-            self._access.check_reachable()
+            self._access.check(view.host)
             raise errors.Corrupt(what=f"environment record {environment_uid}", problem="it is gone") from error
         try:
             data = documents.fetch(self._store, key, manifest.what(snapshot_uid))
         except errors.NotFound as error:
+            self._access.check(view.host)
             raise errors.NotFound(resource_type="archived snapshot", name=snapshot_uid) from error
         document = manifest.decode(environment_blobs.home, snapshot_uid, manifest.epoch_of(key), data)
         return manifest.Manifest(environment_blobs, document)
@@ -200,7 +201,7 @@ class Repository:
         area, view = self._access.believed(environment_uid, host)
         found = sorted(view.manifests(self._store, area)[0])
         if not found:
-            self._access.check_reachable()
+            self._access.check(view.host)
         return found
 
     def environments(self, host: str | None = None) -> list[str]:
@@ -233,7 +234,10 @@ class Repository:
         connected = self.connect()
         area = self._access.area(environment_uid)
         keys = [key for key in connected.view.manifest_keys(area, snapshot_uid) if self._store.size(key) is not None]
-        return bool(keys and tombstones.remove(self._store, connected.claim, area, keys, lambda: False))
+        if not keys:
+            connected.claim.require()
+            return False
+        return bool(tombstones.remove(self._store, connected.claim, area, keys, lambda: False))
 
     def delete_environment(self, environment_uid: str) -> None:
         """Delete all that is left of an environment without archived snapshots. May be repeated.
@@ -253,7 +257,7 @@ class Repository:
                 # The records last: while there is one, what is left of an environment is found again.
                 keys.sort(key=lambda key: key.startswith(area.records))
                 tombstones.remove(self._store, connected.claim, area, keys, lambda: False)
-            tombstones.clear(self._store, area)
+            tombstones.clear(self._store, area, connected.view.tombstones(self._store, area)[0])
             self._access.forget(area)
 
 

@@ -21,10 +21,10 @@ _MOST_KEYS: Final = 100_000
 _seal: Final = functools.partial(names.plain, names.Kind.TOMBSTONE)
 
 
-def named(store: backend.Backend, area: layout.Area) -> set[str]:
-    """Return the keys that the tombstones of an environment name. Raises errors.Corrupt, errors.ArchiveUnreachable."""
+def named(store: backend.Backend, area: layout.Area, tombstones: Iterable[str]) -> set[str]:
+    """Return the keys that some tombstones name. Raises errors.Corrupt, errors.ArchiveUnreachable."""
     found: set[str] = set()
-    for key in _tombstones(store, area):
+    for key in tombstones:
         found |= _read(store, area, key)
     return found
 
@@ -60,9 +60,9 @@ def remove(
     return removed
 
 
-def clear(store: backend.Backend, area: layout.Area) -> None:
-    """Remove the tombstones of what is gone. The caller has the claim, and removes nothing meanwhile."""
-    for tombstone in _tombstones(store, area):
+def clear(store: backend.Backend, area: layout.Area, tombstones: Iterable[str]) -> None:
+    """Remove those of some tombstones of which all is gone. The caller has the claim, and removes nothing meanwhile."""
+    for tombstone in tombstones:
         if all(store.size(key) is None for key in _read(store, area, tombstone)):
             store.delete(tombstone)
 
@@ -70,10 +70,6 @@ def clear(store: backend.Backend, area: layout.Area) -> None:
 def pack_ids(keys: Iterable[str]) -> set[bytes]:
     """Return the ids of the packs among some keys."""
     return {found for key in keys if (found := layout.pack_id(key)) is not None}
-
-
-def _tombstones(store: backend.Backend, area: layout.Area) -> list[str]:
-    return [key for key, _ in store.list(area.tombstones)]
 
 
 def _read(store: backend.Backend, area: layout.Area, key: str) -> set[str]:

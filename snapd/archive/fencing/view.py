@@ -25,9 +25,11 @@ class Adopted:
     """Epochs by the uids of snapshots."""
     moves: str
     """The last element of the key of its moves, or ''."""
+    tombstones: frozenset[str]
+    """The last elements of the keys of tombstones."""
 
 
-_NONE: Final = Adopted({}, "")
+_NONE: Final = Adopted({}, "", frozenset())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,12 +49,17 @@ class View:
         return [area.manifest(snapshot_uid, epoch) for epoch in epochs]
 
     def manifests(self, store: backend.Backend, area: layout.Area) -> tuple[dict[str, str], list[str]]:
-        """Return the keys of an environment's manifests by the snapshots' uids, and the keys that nobody believes."""
+        """Return the keys of an environment's manifests by the snapshots' uids, and the keys that nobody believes.
+
+        Manifests of later epochs are in neither: they are for their own owner to judge.
+        """
         older = self.adopted.get(area.environment_uid, _NONE).manifests
         found: dict[str, tuple[int, str]] = {}
         disbelieved: list[str] = []
         for key, _ in store.list(area.manifests):
             parsed = layout.versioned(key.removeprefix(area.manifests))
+            if parsed is not None and parsed[1] > self.epoch:
+                continue
             if parsed is None or (parsed[1] != self.epoch and older.get(parsed[0]) != parsed[1]):
                 disbelieved.append(key)
             elif parsed[0] not in found or found[parsed[0]][0] < parsed[1]:
@@ -60,13 +67,29 @@ class View:
         return {uid: key for uid, (_, key) in found.items()}, disbelieved
 
     def moves(self, store: backend.Backend, area: layout.Area) -> tuple[str | None, list[str]]:
-        """Return the key of an environment's moves that count, if there are any, and the keys of all others."""
+        """Return the key of an environment's moves that count, if there are any, and the keys of older ones."""
         older = self.adopted.get(area.environment_uid, _NONE).moves
-        keys = sorted(key for key, _ in store.list(area.moves))
-        names_of = {key: key.removeprefix(area.moves) for key in keys}
-        mine = [key for key in keys if names_of[key].startswith(f"{layout.text(self.epoch)}.")]
-        believed = mine[-1] if mine else next((key for key in keys if names_of[key] == older), None)
-        return believed, [key for key in keys if key != believed]
+        listed = sorted(key.removeprefix(area.moves) for key, _ in store.list(area.moves))
+        # Epoch and number are written so that they sort.
+        found = [name for name in listed if name < layout.text(self.epoch + 1)]
+        mine = [name for name in found if name.startswith(f"{layout.text(self.epoch)}.")]
+        believed = mine[-1] if mine else next((name for name in found if name == older), None)
+        others = [area.moves + name for name in found if name != believed]
+        return None if believed is None else area.moves + believed, others
+
+    def tombstones(self, store: backend.Backend, area: layout.Area) -> tuple[list[str], list[str]]:
+        """Return the keys of an environment's tombstones that count, and those of older epochs that came too late to."""
+        older = self.adopted.get(area.environment_uid, _NONE).tombstones
+        believed: list[str] = []
+        late: list[str] = []
+        for key, _ in store.list(area.tombstones):
+            name = key.removeprefix(area.tombstones)
+            epoch = layout.number(name.partition(".")[0])
+            if epoch == self.epoch or name in older:
+                believed.append(key)
+            elif epoch is None or epoch < self.epoch:
+                late.append(key)
+        return believed, late
 
     def environments(self, store: backend.Backend) -> list[str]:
         """Return the uids of the environments that have a record, sorted."""
@@ -95,10 +118,10 @@ def _adopted(what: str, members: documents.Json) -> Adopted:
     manifests = {
         uid: documents.integer(what, members["manifests"], uid, 1, layout.LARGEST_EPOCH) for uid in members["manifests"]
     }
-    moves = members.get("moves")
-    if not isinstance(moves, str):
-        raise errors.Corrupt(what=what, problem=f"its moves are {moves!r}")
-    return Adopted(manifests, moves)
+    moves, tombs = members.get("moves"), members.get("tombstones")
+    if not isinstance(moves, str) or not isinstance(tombs, list) or not all(isinstance(name, str) for name in tombs):
+        raise errors.Corrupt(what=what, problem="its moves or tombstones aren't named")
+    return Adopted(manifests, moves, frozenset(tombs))
 
 
 def adopt(store: backend.Backend, host: layout.Host, epoch: int) -> View:
@@ -113,7 +136,8 @@ def adopt(store: backend.Backend, host: layout.Host, epoch: int) -> View:
     for uid in before.environments(store):
         area = layout.Area(host.name, uid)
         # After the claim: whoever writes a tombstone later finds it lost before deleting anything.
-        condemned = tombstones.named(store, area)
+        believed, _ = before.tombstones(store, area)
+        condemned = tombstones.named(store, area, believed)
         if area.record(before.epoch) in condemned:
             continue
         # A key of our own: a late request may still delete the old one.
@@ -127,6 +151,7 @@ def adopt(store: backend.Backend, host: layout.Host, epoch: int) -> View:
                 if key not in condemned and (versioned := layout.versioned(key)) is not None
             },
             "moves": "" if moves is None else moves.removeprefix(area.moves),
+            "tombstones": [key.removeprefix(area.tombstones) for key in believed],
         }
     members = {"version": _VERSION, "host": host.name, "epoch": epoch, "environments": environments}
     try:

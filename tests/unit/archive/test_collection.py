@@ -1,14 +1,19 @@
 """Collections: nothing that lives is lost, everything that is dead goes, whatever happens beside them."""
 
 import itertools
+import pathlib
 import random
+import tempfile
 import threading
+from collections.abc import Iterable
+from concurrent import futures
 
 import pytest
 
 from snapd import errors, fsops, units
 from snapd.archive import collection, layout, pack, pins, recording
-from tests.unit.archive import archives
+from snapd.archive.backends import memory
+from tests.unit.archive import archives, schedules
 from tests.unit.archive.archives import BLOCK, ENVIRONMENT, HOST, content
 
 
@@ -163,14 +168,28 @@ def test_sums_of_collections_add_up() -> None:
 
 
 class Interleaving:
-    """Recordings, deletions and collections in a random order; everything else also happens inside collections."""
+    """Recordings, deletions, collections and repacking in a random order.
 
-    def __init__(self, archive: archives.Archive, seed: int) -> None:
-        self.archive = archive
+    Everything else also happens before each operation of collections and repacking on the store, at random.
+    """
+
+    def __init__(self, folder: pathlib.Path, seed: int) -> None:
         self.rng = random.Random(seed)
+        self.cutting_in = False
+        store = schedules.Hooked(memory.MemoryBackend(), self.cut_in)
+        self.archive = archives.Archive.open(store, folder / "index.sqlite3")
         self.disks: dict[str, dict[int, bytes]] = {}
         self.running: list[tuple[str, dict[int, bytes], recording.Recording]] = []
         self.names = (f"snap-{number}" for number in itertools.count())
+        self.moved = self.deleted = 0
+
+    def cut_in(self, _operation: str) -> None:
+        if self.cutting_in and self.rng.random() < 0.12:
+            self.cutting_in = False
+            try:
+                self.step()
+            finally:
+                self.cutting_in = True
 
     def step(self) -> None:
         self.rng.choice([self.begin, self.put, self.put, self.commit, self.abort, self.delete])()
@@ -186,7 +205,7 @@ class Interleaving:
         for _, disk, running in self.running:
             for _ in range(self.rng.randrange(4)):
                 number = self.rng.randrange(12)
-                disk[number] = content(self.rng.randrange(30))
+                disk[number] = POOL[self.rng.randrange(len(POOL))]
                 running.put(number, disk[number])
 
     def commit(self) -> None:
@@ -205,42 +224,84 @@ class Interleaving:
             del self.disks[uid]
             assert self.archive.repository.delete_snapshot(ENVIRONMENT, uid)
 
-    def collect(self) -> None:
-        def cut_in(operation: fsops.Operation) -> None:
-            if operation.target.startswith("archive.collect-") and self.rng.random() < 0.5:
-                self.step()
-
-        fsops.observe(cut_in)
+    def tidy(self) -> None:
+        upkeep = self.archive.repository.upkeep
+        # What is read once for each process is read by now: locks are held then, and a cut would be into one's own.
+        self.archive.repository.begin(ENVIRONMENT, "none", BLOCK).abort()
+        self.cutting_in = True
         try:
-            self.archive.repository.upkeep.collect(ENVIRONMENT)
+            done = self.rng.choice([upkeep.collect, upkeep.repack])(ENVIRONMENT)
         finally:
-            fsops.observe(None)
+            self.cutting_in = False
+        self.moved += done.packs_moved
+        self.deleted += done.packs_deleted
 
     def check(self) -> None:
         assert self.archive.repository.snapshots(ENVIRONMENT) == sorted(self.disks)
         for uid, disk in self.disks.items():
             expected = b"".join(disk.get(number, bytes(BLOCK)) for number in range(12))
-            assert self.archive.contents(uid) == expected
+            found = self.archive.repository.manifest(ENVIRONMENT, uid)
+            assert b"".join(found.read(number) for number in range(12)) == expected
+
+    def run(self) -> "Interleaving":
+        """Go through it, and find nothing left in the end."""
+        for turn in range(60):
+            self.step()
+            if turn % 3 == 2:
+                self.tidy()
+            if turn % 20 == 19:
+                self.check()
+            if turn % 30 == 29 and not self.running:
+                self.archive.reopen()
+        while self.running:
+            self.commit()
+        self.check()
+        self.archive.check()
+        for uid in self.disks:
+            self.archive.repository.delete_snapshot(ENVIRONMENT, uid)
+        self.archive.repository.upkeep.collect()
+        left = self.archive.keys("/packs/")
+        self.archive.repository.close()
+        assert left == []
+        return self
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_whatever_happens_during_collections_nothing_live_is_lost(archive: archives.Archive, seed: int) -> None:
-    story = Interleaving(archive, seed)
-    for turn in range(60):
-        story.step()
-        if turn % 3 == 2:
-            story.collect()
-        if turn % 20 == 19:
-            story.check()
-            archive.check()
-    while story.running:
-        story.commit()
-    story.check()
-    archive.check()
-    for uid in story.disks:
-        archive.repository.delete_snapshot(ENVIRONMENT, uid)
-    archive.repository.upkeep.collect()
-    assert archive.keys("/packs/") == []
+POOL = [content(number) for number in range(30)]
+
+
+def interleave(seeds: Iterable[int], monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Run schedules and return how many packs were moved, and deleted."""
+    # In the caller's thread: a cut into somebody else's would not be an order that a seed chose.
+    monkeypatch.setattr(futures, "ThreadPoolExecutor", schedules.Inline)
+    moved = deleted = 0
+    for seed in seeds:
+        try:
+            with tempfile.TemporaryDirectory(prefix="snapd-", dir="/dev/shm") as path:
+                story = Interleaving(pathlib.Path(path), seed).run()
+        except BaseException:
+            print(f"seed {seed}")
+            raise
+        moved += story.moved
+        deleted += story.deleted
+    return moved, deleted
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("part", range(4))
+def test_whatever_happens_during_collections_and_repacking_nothing_live_is_lost(
+    part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, deleted = interleave(range(part, 2000, 4), monkeypatch)
+    # The schedules do what they are made for.
+    assert moved > 50
+    assert deleted > 1000
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+def test_nor_in_thousands_of_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = random.randrange(1 << 40)
+    interleave(range(first, first + 4000), monkeypatch)
 
 
 def test_recordings_and_collections_in_threads_leave_every_snapshot_whole(archive_on_disk: archives.Archive) -> None:
