@@ -5,16 +5,14 @@ dataclasses and knows nothing of how they are used.
 """
 
 import dataclasses
-import datetime
-import difflib
 import os
 import pathlib
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 from snapd import errors, units
+from snapd import tomlvalues as values
+from snapd.archive.backends import s3settings
 from snapd.service import settings
 
 DEFAULT_PATH = pathlib.Path("/etc/snapd-storage/config.toml")
@@ -22,20 +20,13 @@ STATE_DIRECTORY = pathlib.Path("/var/lib/snapd-storage")
 RUN_DIRECTORY = pathlib.Path("/run/snapd-storage")
 SOCKET_NAME = "snapd-storage.sock"
 
-T = TypeVar("T")
-
-_SIZE_UNITS = {"B": 1, "KiB": units.KIB, "MiB": units.MIB, "GiB": units.GIB, "TiB": units.TIB}
-_SIZE = re.compile(r"(\d+) ?(B|KiB|MiB|GiB|TiB)")
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+) ?(ms|s|m|h|d)")
-_PERCENT = re.compile(r"(\d{1,2}) ?%")
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _GROUP = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
 _MODE = re.compile(r"0[0-7]{3}")
+_URL = re.compile(r"(https?://[A-Za-z0-9.\[\]:_-]+/?)?")
+_BUCKET = re.compile(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?")
+_PREFIX = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)*)?")
+_REGION = re.compile(r"[a-z0-9-]{1,63}")
 
-_TABLE_LINE = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(#.*)?")
-_ARRAY_LINE = re.compile(r"\s*\[\[\s*([^\[\]]+?)\s*\]\]\s*(#.*)?")
-_KEY_LINE = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=")
 _SYNTAX_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 
@@ -84,7 +75,7 @@ def load(path: pathlib.Path) -> Config:
         found = _SYNTAX_LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         raise errors.ConfigInvalid(path=str(path), line=line, problem=f"this is not TOML: {error}") from error
-    reader = _Reader(path, text, document)
+    reader = values.Reader(path, text, document)
     config = _build(reader, STATE_DIRECTORY, RUN_DIRECTORY)
     reader.refuse_unknown()
     for index, listener in enumerate(config.listeners):
@@ -95,7 +86,7 @@ def load(path: pathlib.Path) -> Config:
 
 def defaults(state_dir: pathlib.Path | None = None) -> Config:
     """Return the configuration without a file, with everything, sockets included, under state_dir if it is given."""
-    reader = _Reader(pathlib.Path("built-in defaults"), "", {})
+    reader = values.Reader(pathlib.Path("built-in defaults"), "", {})
     if state_dir is None:
         return _build(reader, STATE_DIRECTORY, RUN_DIRECTORY)
     state_dir = state_dir.absolute()
@@ -104,12 +95,12 @@ def defaults(state_dir: pathlib.Path | None = None) -> Config:
 
 def known_keys() -> list[str]:
     """Return the names of all keys, for whoever explains them."""
-    reader = _Reader(pathlib.Path(), "", {})
+    reader = values.Reader(pathlib.Path(), "", {})
     _build(reader, STATE_DIRECTORY, RUN_DIRECTORY)
     return reader.asked()
 
 
-def _build(reader: "_Reader", state_dir: pathlib.Path, run_dir: pathlib.Path) -> Config:
+def _build(reader: values.Reader, state_dir: pathlib.Path, run_dir: pathlib.Path) -> Config:
     state_dir = reader.path("state_dir", state_dir)
     run_dir = reader.path("run_dir", run_dir)
     return Config(
@@ -126,7 +117,7 @@ def _build(reader: "_Reader", state_dir: pathlib.Path, run_dir: pathlib.Path) ->
     )
 
 
-def _settings(reader: "_Reader", state_dir: pathlib.Path) -> settings.Settings:
+def _settings(reader: values.Reader, state_dir: pathlib.Path) -> settings.Settings:
     pool_path = reader.path("pool.path", state_dir / "pool")
     return settings.Settings(
         pool_path=pool_path,
@@ -136,6 +127,8 @@ def _settings(reader: "_Reader", state_dir: pathlib.Path) -> settings.Settings:
         upload_expiry=reader.duration("pool.upload_expiry", "24h", "1m", "365d"),
         default_retention=reader.duration("snapshots.default_retention", "24h", "0s", "3650d"),
         archive_path=reader.path("archive.path", state_dir / "archive"),
+        bucket=_bucket(reader, state_dir),
+        key_file=reader.secret_file("archive.key_file"),
         host=reader.name("archive.host", "local"),
         block_size=reader.power_of_two("archive.block_size", 256 * units.KIB, 64 * units.KIB, 4 * units.MIB),
         compression_level=reader.integer("archive.compression_level", 1, 1, 19),
@@ -147,7 +140,52 @@ def _settings(reader: "_Reader", state_dir: pathlib.Path) -> settings.Settings:
     )
 
 
-def _listeners(reader: "_Reader", run_dir: pathlib.Path) -> tuple[Listener, ...]:
+def _bucket(reader: values.Reader, state_dir: pathlib.Path) -> s3settings.S3Settings | None:
+    """Return the bucket in which the archive lies, or None if it lies in a folder."""
+    store = reader.choice("archive.store", ("directory", "s3"))
+    endpoint = reader.matching("archive.s3.endpoint", "", _URL, "a URL like https://s3.example.net:9000")
+    bucket = reader.matching("archive.s3.bucket", "", _BUCKET, "the name of a bucket")
+    prefix = reader.matching("archive.s3.prefix", "", _PREFIX, 'names with slashes between them, like "hosts/blue"')
+    region = reader.matching("archive.s3.region", "us-east-1", _REGION, "the name of a region")
+    credentials_file = reader.secret_file("archive.s3.credentials_file")
+    ca_file = reader.text("archive.s3.ca_file", "a path")
+    path_style = reader.flag("archive.s3.path_style", default=bool(endpoint))
+    timeout = reader.duration("archive.s3.timeout", "30s", "100ms", "1h")
+    retry_for = reader.duration("archive.s3.retry_for", "60s", "0s", "1h")
+    if store != "s3":
+        return None
+    if not bucket:
+        raise reader.refusal("archive.s3.bucket", "must be set, since archive.store is s3")
+    if credentials_file is None:
+        raise reader.refusal("archive.s3.credentials_file", "must be set, since archive.store is s3")
+    if not reader.has("archive.host"):
+        raise reader.refusal("archive.host", "must be set, since hosts share a bucket and each needs a name of its own")
+    return s3settings.S3Settings(
+        endpoint=endpoint or None,
+        bucket=bucket,
+        prefix=prefix,
+        region=region,
+        credentials=_credentials(reader, credentials_file),
+        ca_file=ca_file or None,
+        path_style=path_style,
+        timeout=timeout,
+        retry_for=retry_for,
+        spool=state_dir / "spool",
+    )
+
+
+def _credentials(reader: values.Reader, path: pathlib.Path) -> s3settings.Credentials:
+    """Return the two words of a file: access key and secret. What it holds is never repeated."""
+    try:
+        words = path.read_text("ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise reader.refusal("archive.s3.credentials_file", f"can't be read: {error}") from error
+    if len(words) != 2:
+        raise reader.refusal("archive.s3.credentials_file", f"{path} must hold an access key and its secret")
+    return s3settings.Credentials(*words)
+
+
+def _listeners(reader: values.Reader, run_dir: pathlib.Path) -> tuple[Listener, ...]:
     listeners: list[Listener] = []
     for table in reader.tables("listener") or ("",):
         listener = Listener(
@@ -158,166 +196,3 @@ def _listeners(reader: "_Reader", run_dir: pathlib.Path) -> tuple[Listener, ...]
         )
         listeners.append(listener)
     return tuple(listeners)
-
-
-class _Reader:
-    """Takes values out of a document by dotted name, checks them, and knows at last which ones nobody asked for."""
-
-    def __init__(self, path: pathlib.Path, text: str, document: Mapping[str, object]) -> None:
-        self._path = path
-        self._values = _flatten(document)
-        self._lines = _lines_of_keys(text)
-        self._asked: set[str] = set()
-
-    def refusal(self, name: str, problem: str) -> errors.ConfigInvalid:
-        """Return the error for a key."""
-        line = self._lines.get(name, 1)
-        return errors.ConfigInvalid(path=str(self._path), line=line, problem=f"{_shown(name)}: {problem}")
-
-    def refuse_unknown(self) -> None:
-        """Raise ConfigInvalid for the first key that no other method was asked for."""
-        unknown = sorted(set(self._values) - self._asked, key=lambda name: self._lines.get(name, 1))
-        if unknown:
-            close = difflib.get_close_matches(_shown(unknown[0]), self.asked(), 1, 0.5)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise self.refusal(unknown[0], f"no such key{hint}")
-
-    def asked(self) -> list[str]:
-        """Return the names that were asked for, without places in arrays."""
-        return sorted({_shown(name) for name in self._asked})
-
-    def _take(self, name: str, kind: type[T], expected: str) -> T | None:
-        self._asked.add(name)
-        value = self._values.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.refusal(name, f"must be {expected}")
-        return value
-
-    def tables(self, name: str) -> Sequence[str]:
-        """Return the prefixes of the tables of an array, such as 'listener[0].'."""
-        if any(key == name or key.startswith(f"{name}.") for key in self._values):
-            raise self.refusal(name, f"must be a table of an array: write [[{name}]]")
-        found = [re.match(rf"{name}\[(\d+)\]", key) for key in self._values]
-        count = max((int(match[1]) + 1 for match in found if match), default=0)
-        # Asked for even where there is none, so that a misspelt key finds its neighbours.
-        self._asked.update(f"{name}[].{key}" for key in ("path", "identity", "group", "mode"))
-        return [f"{name}[{index}]." for index in range(count)]
-
-    def path(self, name: str, default: pathlib.Path) -> pathlib.Path:
-        value = self._take(name, str, "a path")
-        if value is None:
-            return default
-        if not value.startswith("/") or "\0" in value:
-            raise self.refusal(name, "must be an absolute path")
-        return pathlib.Path(value)
-
-    def integer(self, name: str, default: int, lowest: int, highest: int) -> int:
-        expected = f"a whole number from {lowest} to {highest}"
-        value = self._take(name, int, expected)
-        if value is not None and not lowest <= value <= highest:
-            raise self.refusal(name, f"must be {expected}")
-        return default if value is None else value
-
-    def choice(self, name: str, choices: Sequence[str]) -> str:
-        """Return one of the choices; the first is the default."""
-        expected = f"one of {', '.join(choices)}"
-        value = self._take(name, str, expected)
-        if value is not None and value not in choices:
-            raise self.refusal(name, f"must be {expected}")
-        return choices[0] if value is None else value
-
-    def matching(self, name: str, default: str, pattern: re.Pattern[str], expected: str) -> str:
-        value = self._take(name, str, expected)
-        if value is not None and not pattern.fullmatch(value):
-            raise self.refusal(name, f"must be {expected}")
-        return default if value is None else value
-
-    def name(self, name: str, default: str) -> str:
-        return self.matching(name, default, _NAME, "lower-case letters, digits and dashes, at most 63")
-
-    def size(self, name: str, default: int, lowest: int, highest: int) -> int:
-        shown = f'a size from {units.format_size(lowest)} to {units.format_size(highest)}, like "5GiB"'
-        value = self._take(name, str, shown)
-        if value is None:
-            return default
-        size_bytes = _scaled(value, _SIZE, lambda number, unit: number * _SIZE_UNITS[unit])
-        if size_bytes is None or not lowest <= size_bytes <= highest:
-            raise self.refusal(name, f"must be {shown}")
-        return size_bytes
-
-    def power_of_two(self, name: str, default: int, lowest: int, highest: int) -> int:
-        size_bytes = self.size(name, default, lowest, highest)
-        if size_bytes & (size_bytes - 1):
-            raise self.refusal(name, "must be a power of two")
-        return size_bytes
-
-    def watermark(self, name: str, default: int, folder: pathlib.Path) -> int:
-        """Return a size in bytes, which may be given as a part of the file system that folder lies on."""
-        value = self._take(name, str, 'a size like "5GiB" or a part like "5%"')
-        percent = _PERCENT.fullmatch(value) if value is not None else None
-        if percent is None:
-            return self.size(name, default, 0, 1 << 60)
-        while not folder.is_dir():
-            folder = folder.parent
-        status = os.statvfs(folder)
-        return status.f_blocks * status.f_frsize * int(percent[1]) // 100
-
-    def duration(self, name: str, default: str, lowest: str, highest: str) -> datetime.timedelta:
-        shown = f'a time from {lowest} to {highest}, like "24h"'
-        value = self._take(name, str, shown)
-        period, least, most = (_period(text) for text in (default if value is None else value, lowest, highest))
-        if period is None or least is None or most is None or not least <= period <= most:
-            raise self.refusal(name, f"must be {shown}")
-        return period
-
-
-def _scaled(text: str, pattern: re.Pattern[str], scale: Callable[[int, str], T]) -> T | None:
-    found = pattern.fullmatch(text)
-    return scale(int(found[1]), found[2]) if found else None
-
-
-def _period(text: str) -> datetime.timedelta | None:
-    try:
-        return _scaled(text, _DURATION, lambda number, unit: datetime.timedelta(seconds=number * _DURATION_UNITS[unit]))
-    except OverflowError:
-        return None
-
-
-def _shown(name: str) -> str:
-    """Return a key as it is written, without its place in an array."""
-    return re.sub(r"\[\d*\]", "", name)
-
-
-def _flatten(document: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Return the leaves of a document by dotted name, arrays of tables as 'name[0].key'."""
-    leaves: dict[str, object] = {}
-    for key, value in document.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            leaves.update(_flatten(value, f"{name}."))
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            for index, item in enumerate(value):
-                leaves.update(_flatten(item, f"{name}[{index}]."))
-        else:
-            leaves[name] = value
-    return leaves
-
-
-def _lines_of_keys(text: str) -> dict[str, int]:
-    """Return the line of each key, since the parser doesn't tell."""
-    lines: dict[str, int] = {}
-    counts: dict[str, int] = {}
-    prefix = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if found := _ARRAY_LINE.fullmatch(line):
-            index = counts.get(found[1], 0)
-            counts[found[1]] = index + 1
-            prefix = f"{found[1]}[{index}]."
-        elif found := _TABLE_LINE.fullmatch(line):
-            prefix = f"{found[1]}."
-        elif found := _KEY_LINE.match(line):
-            name = re.sub("[\"']", "", found[1])
-            lines.setdefault(f"{prefix}{name}", number)
-    return lines

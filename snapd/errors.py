@@ -390,6 +390,16 @@ class ArchiveUnreachable(Unavailable):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class ArchiveRefused(Unavailable):
+    """The archive's store answers, and refuses what the daemon has to do there."""
+
+    reason = "ARCHIVE_REFUSED"
+    summary = "the archive's store refuses: {problem}"
+    advice = "Check credentials, bucket, region and permissions; the work is retried with back-off."
+    problem: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class StorageFailed(Unavailable):
     """A file system call failed for a reason other than a lack of space."""
 

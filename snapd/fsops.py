@@ -84,6 +84,13 @@ def create(path: pathlib.Path, mode: int = 0o600) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
+def create_unnamed(path: pathlib.Path) -> int:
+    """Create a file that has no name once this returns, and return a descriptor; `path` is taken for a moment."""
+    fd = create(path)
+    unlink(path, durable=False)
+    return fd
+
+
 def open_for_writing(path: pathlib.Path) -> int:
     """Open an existing regular file for reading and writing, following no link."""
     _announce("open", path)

@@ -142,7 +142,7 @@ class Access:
     def check(self, host: layout.Host) -> None:
         """Raise if something of a host is missing and that is no damage.
 
-        Raises as check_reachable does, and, of our own, errors.ArchiveClaimLost: then somebody else may have removed it.
+        Raises as check_reachable does, and, of our own, errors.ArchiveClaimLost: somebody else may have removed it.
         """
         self.check_reachable()
         connected = self._session

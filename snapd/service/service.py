@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from snapd import clock as clocks
 from snapd import errors, fsops, model
 from snapd.archive import repository as repositories
-from snapd.archive.backends import directory
 from snapd.catalog import db
 from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
@@ -20,6 +19,7 @@ from snapd.service import (
     keeper,
     operations,
     recovery,
+    stores,
     transfers,
     volumes,
 )
@@ -80,13 +80,7 @@ class Service:
             fsops.make_directory(settings.catalog_path.parent)
             fsops.make_directory(settings.index_path.parent)
         with ExitStack() as opened:
-            repository = repositories.Repository(
-                directory.DirectoryBackend(settings.archive_path),
-                settings.index_path,
-                settings.host,
-                block_size=settings.block_size,
-                level=settings.compression_level,
-            )
+            repository = stores.repository(settings)
             opened.callback(repository.close)
             catalog = db.Catalog(settings.catalog_path)
             opened.callback(catalog.close)

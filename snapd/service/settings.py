@@ -4,6 +4,8 @@ import dataclasses
 import datetime
 import pathlib
 
+from snapd.archive.backends import s3settings
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -11,6 +13,10 @@ class Settings:
 
     pool_path: pathlib.Path
     archive_path: pathlib.Path
+    """Folder of the archive, unless it is in a bucket."""
+    bucket: s3settings.S3Settings | None = None
+    key_file: pathlib.Path | None = None
+    """Keys with which the archive is encrypted."""
     catalog_path: pathlib.Path
     index_path: pathlib.Path
     host: str

@@ -78,7 +78,7 @@ class View:
         return None if believed is None else area.moves + believed, others
 
     def tombstones(self, store: backend.Backend, area: layout.Area) -> tuple[list[str], list[str]]:
-        """Return the keys of an environment's tombstones that count, and those of older epochs that came too late to."""
+        """Return the keys of an environment's tombstones that count, and those of older epochs that came too late."""
         older = self.adopted.get(area.environment_uid, _NONE).tombstones
         believed: list[str] = []
         late: list[str] = []

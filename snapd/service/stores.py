@@ -1,0 +1,25 @@
+"""The archive that the settings name: its store, and the repository on it."""
+
+from snapd.archive import repository as repositories
+from snapd.archive import sealing
+from snapd.archive.backends import backend, directory, s3
+from snapd.service.settings import Settings
+
+
+def store(settings: Settings) -> backend.Backend:
+    """Return the archive's store. Raises errors.ArchiveUnreachable, errors.ArchiveRefused, errors.StorageFull."""
+    if settings.bucket is not None:
+        return s3.S3Backend(settings.bucket)
+    return directory.DirectoryBackend(settings.archive_path)
+
+
+def repository(settings: Settings) -> repositories.Repository:
+    """Return the archive, yet to be connected. Raises as `store` does, and errors.ConfigInvalid for a file of keys."""
+    return repositories.Repository(
+        store(settings),
+        settings.index_path,
+        settings.host,
+        block_size=settings.block_size,
+        level=settings.compression_level,
+        keyring=None if settings.key_file is None else sealing.read_keys(settings.key_file),
+    )
