@@ -115,6 +115,25 @@ class Environment:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ArchivePlace:
+    """Where an archived snapshot lies, whoever archived it."""
+
+    host: str
+    environment_uid: str
+    snapshot_uid: str
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"hosts/{self.host}/environments/{self.environment_uid}/snapshots/{self.snapshot_uid}"
+
+    @property
+    def path(self) -> str:
+        """Its parts with slashes between them."""
+        return f"{self.host}/{self.environment_uid}/{self.snapshot_uid}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Volume:
     """A disk."""
 
@@ -131,7 +150,7 @@ class Volume:
     state: VolumeState
     error: Problem | None
     source_snapshot: str
-    """Resource name of the snapshot that it was created from, or ''."""
+    """Resource name of the snapshot, or of the archived snapshot, that it was created from, or ''."""
     head_layer: str | None
     """Uid of the layer that is written; None until the volume is created."""
     parent_point: str | None

@@ -3,6 +3,7 @@
 One process owns a host's prefix (`fencing`); any number of threads use the repository.
 """
 
+import datetime
 import itertools
 import pathlib
 import threading
@@ -15,6 +16,7 @@ from snapd import errors, units
 from snapd.archive import access as accesses
 from snapd.archive import documents, index, layout, manifest, packtable, pages, recording, sealing, session, upkeep
 from snapd.archive.backends import backend
+from snapd.archive.fencing import claim as claims
 from snapd.archive.fencing import leases, tombstones
 from snapd.archive.fencing import view as views
 
@@ -216,6 +218,10 @@ class Repository:
         """Return the hosts that have claimed a part of the store, sorted."""
         found = sorted(self._store.folders(layout.HOSTS))
         return [host for host in found if views.load(self._store, layout.Host(host)).epoch]
+
+    def last_seen(self, host: str) -> datetime.datetime | None:
+        """Return when a host's owner last gave a sign of life, by the store's clock; None if it has ended in order."""
+        return claims.last_renewal(self._store, layout.Host(host))
 
     def stored_bytes(self, environment_uid: str | None = None) -> int:
         """Return the bytes of all objects of an environment, or of this host."""

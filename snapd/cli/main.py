@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 
 from snapd import errors
-from snapd.cli import completion, environments, failures, operations, session, snapshots, system, volumes
+from snapd.cli import archives, completion, environments, failures, operations, session, snapshots, system, volumes
 from snapd.client import download
 from snapd.client import errors as client_errors
 
@@ -29,6 +29,7 @@ for command in (
     volumes.volume,
     snapshots.snapshot,
     operations.operation,
+    archives.archive,
     system.system,
     completion.completion,
 ):

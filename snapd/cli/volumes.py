@@ -60,8 +60,15 @@ def create(run: session.Session, /, name: str, size: int, wait: bool, **properti
 @transfers.wait_option
 @session.pass_session
 def clone(run: session.Session, /, snapshot: str, name: str, wait: bool, **properties: Any) -> None:
-    """Make a volume with the contents of a SNAPSHOT. Without a NAME one is generated."""
+    """Make a volume with the contents of a SNAPSHOT. Without a NAME one is generated.
+
+    The SNAPSHOT may be one that any host has archived, hosts/…: see `archive list`. It is copied in full.
+    """
     wanted = transfers.wanted_volume(**properties)
+    if snapshot.startswith("hosts/"):
+        wanted.source_archived_snapshot = snapshot
+        _create(run, name, wanted, wait=wait, title="fetching")
+        return
     wanted.source_snapshot = names.full("snapshots", snapshot, run.environment)
     # A full name of the snapshot tells the environment too.
     environment = run.environment or wanted.source_snapshot.split("/")[1]

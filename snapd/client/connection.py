@@ -17,6 +17,7 @@ from google.protobuf import descriptor
 from snapd import units
 from snapd.client import errors
 from snapd.v1 import (
+    archive_service_pb2_grpc,
     environment_service_pb2,
     environment_service_pb2_grpc,
     snapshot_service_pb2,
@@ -62,6 +63,7 @@ class Client:
     environments: environment_service_pb2_grpc.EnvironmentServiceStub
     volumes: volume_service_pb2_grpc.VolumeServiceStub
     snapshots: snapshot_service_pb2_grpc.SnapshotServiceStub
+    archives: archive_service_pb2_grpc.ArchiveServiceStub
     system: system_service_pb2_grpc.SystemServiceStub
     operations: operations_pb2_grpc.OperationsStub
 
@@ -71,6 +73,7 @@ class Client:
         self.environments = environment_service_pb2_grpc.EnvironmentServiceStub(intercepted)
         self.volumes = volume_service_pb2_grpc.VolumeServiceStub(intercepted)
         self.snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(intercepted)
+        self.archives = archive_service_pb2_grpc.ArchiveServiceStub(intercepted)
         self.system = system_service_pb2_grpc.SystemServiceStub(intercepted)
         self.operations = operations_pb2_grpc.OperationsStub(intercepted)
 

@@ -156,7 +156,9 @@ def volume(found: model.Volume, space: model.Space) -> volume_service_pb2.Volume
         create_time=timestamp(found.created),
         update_time=timestamp(found.updated),
     )
-    if found.source_snapshot:
+    if found.source_snapshot.startswith("hosts/"):
+        result.source_archived_snapshot = found.source_snapshot
+    elif found.source_snapshot:
         result.source_snapshot = found.source_snapshot
     return result
 
@@ -253,6 +255,14 @@ def operation(found: model.Operation, response: message.Message | None) -> opera
     if found.done and found.error is None and response is not None:
         result.response.Pack(response)
     return result
+
+
+def archive_place(name: str) -> model.ArchivePlace | None:
+    """Return the place that the name of an archived snapshot tells, or None if there is none."""
+    if not name:
+        return None
+    _, host, _, environment_uid, _, snapshot_uid = name.split("/")
+    return model.ArchivePlace(host, environment_uid, snapshot_uid)
 
 
 def capacity(found: model.Capacity) -> system_service_pb2.GetCapacityResponse:

@@ -42,6 +42,7 @@ _READS = {
     "snapd.v1.EnvironmentService": ("GetEnvironment", "ListEnvironments"),
     "snapd.v1.VolumeService": ("GetVolume", "ListVolumes"),
     "snapd.v1.SnapshotService": ("GetSnapshot", "ListSnapshots"),
+    "snapd.v1.ArchiveService": ("ListArchiveHosts", "ListArchivedSnapshots"),
     "snapd.v1.SystemService": ("GetServerInfo", "GetCapacity"),
     "google.longrunning.Operations": ("GetOperation", "ListOperations"),
 }

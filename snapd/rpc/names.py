@@ -3,12 +3,16 @@
 import re
 
 ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+UID = re.compile(r"[0-9a-z]([0-9a-z-]{0,61}[0-9a-z])?")
+"""A uid, or the name of a host."""
 ANY_ENVIRONMENT = "environments/-"
 """The parent of a listing that goes through all environments."""
 
 ENVIRONMENT = "environments/{environment}"
 VOLUME = "environments/{environment}/volumes/{volume}"
 SNAPSHOT = "environments/{environment}/snapshots/{snapshot}"
+ARCHIVE_HOST = "hosts/{host}"
+ARCHIVED_SNAPSHOT = "hosts/{host}/environments/{uid}/snapshots/{uid}"
 OPERATION = "environments/{environment}/operations/{operation}"
 
 
@@ -16,7 +20,8 @@ def matches(pattern: str, name: str) -> bool:
     """Tell whether a name is one of a pattern, one of the constants above."""
     wanted, parts = pattern.split("/"), name.split("/")
     return len(parts) == len(wanted) and all(
-        ID.fullmatch(part) if want.startswith("{") else part == want for want, part in zip(wanted, parts, strict=True)
+        (UID if want in ("{uid}", "{host}") else ID).fullmatch(part) if want.startswith("{") else part == want
+        for want, part in zip(wanted, parts, strict=True)
     )
 
 

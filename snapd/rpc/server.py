@@ -10,11 +10,24 @@ from google.longrunning import operations_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from snapd.rpc import drain, environments, hub, interceptor, operations, snapshots, sockets, system, volumes, workers
+from snapd.rpc import (
+    archives,
+    drain,
+    environments,
+    hub,
+    interceptor,
+    operations,
+    snapshots,
+    sockets,
+    system,
+    volumes,
+    workers,
+)
 from snapd.rpc import edge as edges
 from snapd.rpc import identity as identities
 from snapd.service import service as services
 from snapd.v1 import (
+    archive_service_pb2_grpc,
     environment_service_pb2_grpc,
     snapshot_service_pb2_grpc,
     system_service_pb2_grpc,
@@ -25,6 +38,7 @@ SERVICES = (
     "snapd.v1.EnvironmentService",
     "snapd.v1.VolumeService",
     "snapd.v1.SnapshotService",
+    "snapd.v1.ArchiveService",
     "snapd.v1.SystemService",
     "google.longrunning.Operations",
 )
@@ -75,6 +89,7 @@ class Server:
         )
         volume_service_pb2_grpc.add_VolumeServiceServicer_to_server(volumes.VolumeServicer(edge), server)
         snapshot_service_pb2_grpc.add_SnapshotServiceServicer_to_server(snapshots.SnapshotServicer(edge), server)
+        archive_service_pb2_grpc.add_ArchiveServiceServicer_to_server(archives.ArchiveServicer(edge), server)
         system_service_pb2_grpc.add_SystemServiceServicer_to_server(system.SystemServicer(edge, self._info), server)
         operations_pb2_grpc.add_OperationsServicer_to_server(operations.OperationsServicer(edge), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

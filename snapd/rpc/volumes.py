@@ -28,7 +28,7 @@ class VolumeServicer(volume_service_pb2_grpc.VolumeServiceServicer):
         volume = request.volume
         if volume.source_snapshot and names.environment_id(volume.source_snapshot) != environment_id:
             raise errors.InvalidField(field="volume.source_snapshot", problem=f"must be of {request.parent}")
-        if not volume.source_snapshot and not volume.size_bytes:
+        if not volume.WhichOneof("source") and not volume.size_bytes:
             raise errors.InvalidField(field="volume.size_bytes", problem="is required without a source")
         spec = volumes.VolumeSpec(
             display_name=volume.display_name,
@@ -37,6 +37,7 @@ class VolumeServicer(volume_service_pb2_grpc.VolumeServiceServicer):
             instance=volume.instance,
             size_bytes=volume.size_bytes,
             source_snapshot_id=names.last_id(volume.source_snapshot),
+            source_place=convert.archive_place(volume.source_archived_snapshot),
         )
         asked = self._edge.request(request, "CreateVolume", environment_id)
         created, operation = await self._edge.workers.run(

@@ -35,6 +35,10 @@ WORK_OF_METHOD = {
 """The kind of intent whose progress the operation of a method shows."""
 
 
+CATALOG_AREA = "catalog"
+"""What is archived under this in the place of an environment is the host's own catalog."""
+
+
 def packs_of(environment_uid: str) -> str:
     """Return what to pin so that an environment's packs aren't collected."""
     return f"packs/{environment_uid}"

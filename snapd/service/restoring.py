@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from snapd import errors, fsops, model
+from snapd.archive import manifest as manifests
 from snapd.catalog import db, layers, points, snapshots
 from snapd.copier import control as controls
 from snapd.copier import restore
@@ -53,18 +54,23 @@ def _bring_back(core: cores.Core, point: model.Point, uid: str, control: control
     ]
     if not archived:
         raise errors.NotFound(resource_type="snapshot", name=f"of point {point.uid}")
-    layer = layers.get(core.catalog.reader(), uid)
     if core.pool.path(uid).exists():
         return
+    with core.archived(archived[0]) as manifest:
+        fill(core, uid, manifest, control)
+    core.pool.freeze(uid)
+
+
+def fill(core: cores.Core, uid: str, manifest: manifests.Manifest, control: controls.Control) -> None:
+    """Make the file of a layer that stands on nothing, with what a manifest holds."""
     # Given up in time, so that there is room to write down that it was.
     control.heed(core.pool.require_room)
     control.check()
-    temporary = core.pool.prepare(layer)
-    with core.archived(archived[0]) as manifest, writer.Writer.open(temporary) as target:
+    temporary = core.pool.prepare(layers.get(core.catalog.reader(), uid))
+    with writer.Writer.open(temporary) as target:
         restore.restore(manifest, target, core.settings.copy_threads, control)
     fsops.point("restore.before_publish")
     core.pool.publish(uid)
-    core.pool.freeze(uid)
 
 
 def attach(tx: db.Transaction, point_uid: str, layer: str, reserved: str) -> None:

@@ -12,6 +12,7 @@ from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
 from snapd.service import (
     archiver,
+    archives,
     checking,
     environments,
     heads,
@@ -67,6 +68,7 @@ class Service:
         self.environments = environments.Environments(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
         self.snapshots = snapshot_service.Snapshots(core, self._jobs)
+        self.archives = archives.Archives(core)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
         self.recovered = recovery.recover(core, self._jobs, self._heads)
 

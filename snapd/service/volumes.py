@@ -24,7 +24,8 @@ class VolumeSpec:
     size_bytes: int
     """0 takes the source's."""
     source_snapshot_id: str
-    """'' makes an empty one."""
+    """'' makes an empty one, or a copy of what lies at `source_place`."""
+    source_place: model.ArchivePlace | None = None
 
 
 def fresh_volume(
@@ -52,13 +53,19 @@ def fresh_volume(
         size_bytes=size_bytes,
         state=model.VolumeState.CREATING,
         error=None,
-        source_snapshot=names.snapshot(environment.id, spec.source_snapshot_id) if spec.source_snapshot_id else "",
+        source_snapshot=_source_name(environment, spec),
         head_layer=None,
         parent_point=None,
         created=now,
         updated=now,
         revision=0,
     )
+
+
+def _source_name(environment: model.Environment, spec: VolumeSpec) -> str:
+    if spec.source_place is not None:
+        return spec.source_place.name
+    return names.snapshot(environment.id, spec.source_snapshot_id) if spec.source_snapshot_id else ""
 
 
 class Volumes:
@@ -92,12 +99,14 @@ class Volumes:
     def create(
         self, request: model.Request, environment_id: str, volume_id: str, spec: VolumeSpec
     ) -> tuple[model.Volume, model.Operation]:
-        """Create an empty volume, or a linked clone of a snapshot; the latter may go on after this returns.
+        """Create an empty volume, a linked clone of a snapshot or a copy of an archived one.
 
-        Raises errors.NotFound, errors.AlreadyExists, errors.InvalidField, errors.WrongState, errors.PoolFull,
-        errors.ChainDepth.
+        A clone may, and a copy does, go on after this returns. Raises errors.NotFound, errors.AlreadyExists,
+        errors.InvalidField, errors.WrongState, errors.PoolFull, errors.ChainDepth; for a copy what
+        archive.repository.Repository.manifest raises.
         """
         core = self._core
+        archived_bytes = self._archived_bytes(request, spec)
         with core.catalog.transaction() as tx:
             earlier = lookup.earlier(tx.connection, request)
             if earlier is not None:
@@ -105,16 +114,28 @@ class Volumes:
             core.pool.require_room()
             environment = lookup.environment(tx.connection, environment_id)
             source = self._source(tx, environment_id, spec)
-            size_bytes = spec.size_bytes if source is None else source.size_bytes
+            size_bytes = (archived_bytes or spec.size_bytes) if source is None else source.size_bytes
             volume = fresh_volume(core, tx, environment, volume_id, spec, size_bytes)
             volumes.put(tx, volume)
             name = names.volume(environment.id, volume.id)
             operation = core.new_operation("CreateVolume", environment, name, volume.uid)
             lookup.accept(tx, request, operation, volume.uid)
-            payload = self._reserve(tx, name, source, size_bytes)
+            payload = self._reserve(tx, name, source, spec.source_place, size_bytes)
             intent = journal.open_intent(tx, create_volume.KIND, volume.uid, payload, core.now(), operation.uid)
         self._begin(intent)
         return self._present(volume.uid, operation)
+
+    def _archived_bytes(self, request: model.Request, spec: VolumeSpec) -> int:
+        """Return the size of the archived snapshot that is to be copied, 0 if none is, before anything is locked."""
+        place = spec.source_place
+        if place is None or lookup.earlier(self._core.catalog.reader(), request) is not None:
+            return 0
+        found = self._core.repository.manifest(place.environment_uid, place.snapshot_uid, place.host)
+        if spec.size_bytes not in (0, found.size_bytes):
+            raise errors.InvalidField(
+                field="volume.size_bytes", problem=f"must be unset or the snapshot's, {found.size_bytes}"
+            )
+        return found.size_bytes
 
     def _again(
         self, tx: db.Transaction, earlier: tuple[str, model.Operation | None]
@@ -128,7 +149,7 @@ class Volumes:
 
     def _source(self, tx: db.Transaction, environment_id: str, spec: VolumeSpec) -> model.Snapshot | None:
         if not spec.source_snapshot_id:
-            if spec.size_bytes <= 0:
+            if spec.size_bytes <= 0 and spec.source_place is None:
                 raise errors.InvalidField(field="volume.size_bytes", problem="must be positive for an empty volume")
             return None
         snapshot = lookup.snapshot(tx.connection, environment_id, spec.source_snapshot_id)
@@ -140,7 +161,14 @@ class Volumes:
             )
         return snapshot
 
-    def _reserve(self, tx: db.Transaction, name: str, source: model.Snapshot | None, size_bytes: int) -> dict[str, str]:
+    def _reserve(
+        self,
+        tx: db.Transaction,
+        name: str,
+        source: model.Snapshot | None,
+        place: model.ArchivePlace | None,
+        size_bytes: int,
+    ) -> dict[str, str]:
         """Insert the rows of the layers that will be made, and return the payload that names them."""
         core = self._core
         parent, restored = None, ""
@@ -156,8 +184,9 @@ class Volumes:
             create_volume.HEAD: head.uid,
             create_volume.POINT: "" if source is None else source.point,
             create_volume.RESTORED: restored,
+            create_volume.PLACE: place.path if place is not None else "",
         }
-        return payload if restored else payload | {running.INLINE: "1"}
+        return payload if restored or place is not None else payload | {running.INLINE: "1"}
 
     def _begin(self, intent: model.Intent) -> None:
         if running.INLINE in intent.payload:
@@ -214,7 +243,7 @@ class Volumes:
                 environment = lookup.environment(tx.connection, environment_id)
                 operation = core.new_operation("RevertVolume", environment, name, volume.uid)
                 lookup.accept(tx, request, operation, volume.uid)
-                payload = self._reserve(tx, name, snapshot, snapshot.size_bytes)
+                payload = self._reserve(tx, name, snapshot, None, snapshot.size_bytes)
                 now = core.now()
                 intent = journal.open_intent(tx, revert.KIND, volume.uid, payload, now, operation.uid)
                 reverting = dataclasses.replace(volume, state=model.VolumeState.REVERTING, updated=now)

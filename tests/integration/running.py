@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from snapd.v1 import (
+    archive_service_pb2_grpc,
     environment_service_pb2_grpc,
     snapshot_service_pb2_grpc,
     system_service_pb2_grpc,
@@ -38,6 +39,7 @@ class Client:
         self.environments = environment_service_pb2_grpc.EnvironmentServiceStub(channel)
         self.volumes = volume_service_pb2_grpc.VolumeServiceStub(channel)
         self.snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(channel)
+        self.archives = archive_service_pb2_grpc.ArchiveServiceStub(channel)
         self.system = system_service_pb2_grpc.SystemServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)

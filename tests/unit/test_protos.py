@@ -22,6 +22,7 @@ BUF = pathlib.Path(sys.executable).with_name("buf")
 FILES = [
     module.DESCRIPTOR
     for module in (
+        archive_service_pb2,
         environment_service_pb2,
         operation_pb2,
         snapshot_service_pb2,

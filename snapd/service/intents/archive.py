@@ -130,7 +130,10 @@ class Handler:
         if problem.reason == errors.OperationCancelled.reason:
             snapshots.put(tx, snapshots.waiting_again(snapshot, core.now()))
             return
-        passing = problem.branch in _PASSING
+        # What the archive as a whole lacks, somebody puts right; then rapid snapshots needn't be asked for one by one.
+        mendable = problem.branch == errors.FailedPrecondition.__name__
+        usable = snapshot.state is model.SnapshotState.COMPLETED
+        passing = problem.branch in _PASSING or (mendable and usable)
         next_attempt = core.now() + backoff(core, snapshot.archive.attempts) if passing else None
         archive = dataclasses.replace(
             snapshot.archive,

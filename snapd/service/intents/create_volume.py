@@ -1,8 +1,9 @@
-"""Create a volume: an empty one, or a linked clone whose head stands on a snapshot's point.
+"""Create a volume: an empty one, a linked clone whose head stands on a snapshot's point, or a copy from the archive.
 
 intent    volume CREATING, head's row CREATING, maybe a row for the restored point, operation, request
 step 1    a point that has left primary storage is restored                point restore.before_publish
 step 2    the head's file is made and published                            point pool.layer_written
+          or filled from an archived snapshot, of any host                 point restore.before_publish
 commit    head HEAD, volume READY                                          point create_volume.before_commit
 undo      the layers are doomed; the volume is FAILED, or gone if nobody was told of it
 """
@@ -21,6 +22,8 @@ POINT = "point"
 """Payload: uid of the point on which the head stands, or ''."""
 RESTORED = "restored"
 """Payload: uid of the layer reserved for the restored point, or ''."""
+PLACE = "place"
+"""Payload: the parts of a model.ArchivePlace with slashes between them, or ''."""
 HEAD = "head"
 """Payload: uid of the head."""
 
@@ -36,11 +39,23 @@ class Handler:
     def run(self, intent: model.Intent, control: controls.Control) -> None:
         """Create."""
         point, restored = intent.payload[POINT], intent.payload[RESTORED]
+        if intent.payload.get(PLACE):
+            self._fetch(intent, control)
         if not point:
             self._finish(intent, None, control)
             return
         with restoring.on_primary(self._core, point, restored, intent.payload[HEAD], control) as layer:
             self._finish(intent, layer, control)
+
+    def _fetch(self, intent: model.Intent, control: controls.Control) -> None:
+        """Fill the head from the archive, while the snapshot's host is kept from deleting what it needs."""
+        core = self._core
+        head = intent.payload[HEAD]
+        if core.pool.path(head).exists():
+            return
+        host, environment_uid, snapshot_uid = intent.payload[PLACE].split("/")
+        with core.repository.reading(environment_uid, host):
+            restoring.fill(core, head, core.repository.manifest(environment_uid, snapshot_uid, host), control)
 
     def _finish(self, intent: model.Intent, parent: str | None, control: controls.Control) -> None:
         core = self._core

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from snapd import errors
 from snapd.rpc import constraints, methods
-from snapd.v1 import environment_service_pb2, snapshot_service_pb2, system_service_pb2, transfer_pb2, volume_service_pb2
+from snapd.v1 import (
+    archive_service_pb2,
+    environment_service_pb2,
+    snapshot_service_pb2,
+    system_service_pb2,
+    transfer_pb2,
+    volume_service_pb2,
+)
 
 _UUID = "8c5d3f6e-3a53-4a07-a9cf-7fd8c9e3c1b2"
 
@@ -22,6 +29,7 @@ def _request_type(key: str) -> Any:
         environment_service_pb2,
         volume_service_pb2,
         snapshot_service_pb2,
+        archive_service_pb2,
         system_service_pb2,
         operations_pb2,
     )
