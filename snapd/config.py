@@ -140,6 +140,7 @@ def _settings(reader: "_Reader", state_dir: pathlib.Path) -> settings.Settings:
         block_size=reader.power_of_two("archive.block_size", 256 * units.KIB, 64 * units.KIB, 4 * units.MIB),
         compression_level=reader.integer("archive.compression_level", 1, 1, 19),
         archive_workers=reader.integer("archiver.workers", 2, 1, 64),
+        archive_workers_per_environment=reader.integer("archiver.workers_per_environment", 64, 1, 64),
         retry_initial=reader.duration("archiver.retry_initial", "30s", "100ms", "1d"),
         retry_longest=reader.duration("archiver.retry_longest", "1h", "100ms", "7d"),
         catalog_path=state_dir / "catalog.sqlite3",

@@ -155,6 +155,10 @@ class Archive:
     error: Problem | None
     stored_bytes: int
     """What the archive grew by for it."""
+    urgent: bool = False
+    """A caller waits for it: a regular snapshot, or one that was asked to be archived now."""
+    estimated_bytes: int = 0
+    """What a run will have to read, about; it decides the order and nothing else."""
     bytes_done: int = 0
     """Progress of the run under way, filled in from memory and never stored."""
     bytes_total: int = 0

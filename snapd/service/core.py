@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,6 +184,14 @@ class Core:
         return dataclasses.replace(
             operation, stage=control.stage, bytes_done=control.bytes_done, bytes_total=control.bytes_total
         )
+
+    def estimate(
+        self, connection: sqlite3.Connection, layer: str | None, environment_uid: str, by: datetime.datetime
+    ) -> int:
+        """Return about how many bytes an archive run of a frozen layer will read, if it begins at a moment."""
+        if layer is None:
+            return 0
+        return sum(map(self.pool.allocated_bytes, layers.to_archive(connection, layer, environment_uid, by)))
 
     def space(self, top: str | None) -> model.Space:
         """Return what a layer takes with all that it stands on: what would go with it, and what would stay."""

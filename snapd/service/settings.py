@@ -20,6 +20,7 @@ class Settings:
     low_watermark_bytes: int
     max_chain_depth: int
     archive_workers: int
+    archive_workers_per_environment: int
     copy_threads: int
     retry_initial: datetime.timedelta
     retry_longest: datetime.timedelta

@@ -214,7 +214,15 @@ class Snapshots:
         if archive.state is model.ArchiveState.ARCHIVED:
             operations.end(tx, operation.uid, now)
         elif archive.state is not model.ArchiveState.ARCHIVING:
-            again = dataclasses.replace(archive, state=model.ArchiveState.SCHEDULED, next_attempt=now, error=None)
+            layer = points.get(tx.connection, snapshot.point).layer
+            again = dataclasses.replace(
+                archive,
+                state=model.ArchiveState.SCHEDULED,
+                next_attempt=now,
+                error=None,
+                urgent=True,
+                estimated_bytes=self._core.estimate(tx.connection, layer, snapshot.environment_uid, now),
+            )
             state = model.SnapshotState.COMPLETED if snapshot.rapid else model.SnapshotState.IN_PROGRESS
             snapshots.put(tx, dataclasses.replace(snapshot, archive=again, state=state, error=None, updated=now))
             volumes.touch(tx, snapshot.volume_uid, now)

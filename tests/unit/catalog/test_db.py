@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from snapd import errors
-from snapd.catalog import db, events, migrations, schema
+from snapd.catalog import db, events, migrations
 from tests.unit.catalog import rows
 
 
@@ -20,7 +20,7 @@ def test_each_step_of_the_schema_is_run_once(tmp_path: pathlib.Path, monkeypatch
     with first.transaction() as tx:
         rows.environment(tx)
     first.close()
-    monkeypatch.setattr(migrations, "STEPS", (schema.TABLES, "ALTER TABLE environments ADD COLUMN colour TEXT;"))
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, "ALTER TABLE environments ADD COLUMN colour TEXT;"))
     for _ in range(2):
         again = db.Catalog(path)
         assert again.reader().execute("SELECT colour, id FROM environments").fetchone()["id"] == "env"
@@ -31,7 +31,7 @@ def test_a_step_that_fails_leaves_the_schema_before_it(tmp_path: pathlib.Path, m
     path = tmp_path / "catalog.sqlite3"
     db.Catalog(path).close()
     bad = "CREATE TABLE half (a TEXT); INSERT INTO nowhere VALUES (1);"
-    monkeypatch.setattr(migrations, "STEPS", (schema.TABLES, bad))
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, bad))
     with pytest.raises(errors.StorageFailed):
         db.Catalog(path)
     monkeypatch.undo()

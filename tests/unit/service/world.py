@@ -42,6 +42,7 @@ def settings_in(folder: pathlib.Path) -> Settings:
         low_watermark_bytes=1,
         max_chain_depth=8,
         archive_workers=1,
+        archive_workers_per_environment=64,
         copy_threads=2,
         retry_initial=datetime.timedelta(seconds=30),
         retry_longest=datetime.timedelta(minutes=10),
