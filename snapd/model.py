@@ -159,8 +159,10 @@ class Archive:
     """A caller waits for it: a regular snapshot, or one that was asked to be archived now."""
     estimated_bytes: int = 0
     """What a run will have to read, about; it decides the order and nothing else."""
+    paused: bool = False
+    """It is due, and waits because the archiver is paused. This and what follows is filled in and never stored."""
     bytes_done: int = 0
-    """Progress of the run under way, filled in from memory and never stored."""
+    """Progress of the run under way."""
     bytes_total: int = 0
 
 
@@ -257,6 +259,39 @@ class Operation:
     bytes_done: int = 0
     bytes_total: int = 0
     attempt: int = 1
+
+
+class Worker(enum.StrEnum):
+    """A part of the background work that can be paused."""
+
+    ARCHIVER = "ARCHIVER"
+    """Carries snapshots to the archive."""
+    KEEPER = "KEEPER"
+    """Merges layers and collects archive garbage."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """Somebody's wish that background work be held."""
+
+    reason: str
+    paused_by: str
+    """The identity that asked for it."""
+    since: datetime.datetime
+    until: datetime.datetime | None
+    """When it ends by itself; None: when somebody ends it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkState:
+    """What a worker does, and what keeps it from it."""
+
+    worker: Worker
+    pause: Pause | None
+    running: int
+    """Archive runs, or merges of layers, that are under way."""
+    waiting: int
+    """Snapshots that are due and wait; the keeper counts nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ HEAD: Final = (
     " AND archive_next_us <= :now_us ORDER BY archive_rank_us LIMIT 1"
 )
 NEXT_TIME: Final = "SELECT min(archive_next_us) AS next_us FROM snapshots WHERE archive_next_us > ?"
+DUE_COUNT: Final = "SELECT count(*) AS count FROM snapshots WHERE archive_next_us <= ?"
 ANY_DUE: Final = "SELECT 1 FROM snapshots WHERE archive_next_us <= ? LIMIT 1"
 
 
@@ -64,6 +65,11 @@ def next_time(connection: sqlite3.Connection, now: datetime.datetime) -> datetim
     """Return when the next snapshot becomes due that isn't yet, or None if none will."""
     row = connection.execute(NEXT_TIME, (db.to_us(now),)).fetchone()
     return db.optional_time(row["next_us"])
+
+
+def due_count(connection: sqlite3.Connection, now: datetime.datetime) -> int:
+    """Return how many snapshots are due and wait."""
+    return int(connection.execute(DUE_COUNT, (db.to_us(now),)).fetchone()["count"])
 
 
 def heads(connection: sqlite3.Connection, now: datetime.datetime) -> list[Head]:

@@ -185,3 +185,15 @@ CREATE INDEX snapshots_queue ON snapshots (environment_uid, archive_urgent, arch
     WHERE archive_rank_us IS NOT NULL;
 """
 """Schema 2: who is archived next is decided by more than the due time."""
+
+PAUSES = """
+-- Background work that somebody has paused.
+CREATE TABLE pauses (
+    worker TEXT PRIMARY KEY,           -- model.Worker
+    reason TEXT NOT NULL,              -- for people, or ''
+    paused_by TEXT NOT NULL,           -- the identity that asked for it
+    since_us INTEGER NOT NULL,
+    until_us INTEGER                   -- it is over then; NULL: when somebody resumes it
+) STRICT, WITHOUT ROWID;
+"""
+"""Schema 3: a pause outlives the daemon."""

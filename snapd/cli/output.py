@@ -77,6 +77,9 @@ def details(message: Message, prefix: str = "") -> Iterator[list[str]]:
         name = prefix + field.name
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             yield [name, labels(value)]
+        elif field.is_repeated and field.message_type is not None:
+            for index, item in enumerate(value):
+                yield from details(item, f"{name}[{index}].")
         elif field.is_repeated:
             yield [name, ", ".join(map(str, value))]
         elif isinstance(value, Message) and not isinstance(

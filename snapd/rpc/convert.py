@@ -1,7 +1,7 @@
 """Between messages and the domain. Pure: asks nobody, changes nothing; requests have been checked before."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import blake3
@@ -29,6 +29,10 @@ _ROLES = {
     volume_service_pb2.Volume.ROLE_UNSPECIFIED: model.VolumeRole.DATA,
     volume_service_pb2.Volume.ROLE_ROOT: model.VolumeRole.ROOT,
     volume_service_pb2.Volume.ROLE_DATA: model.VolumeRole.DATA,
+}
+_WORKERS = {
+    int(system_service_pb2.WORKER_ARCHIVER): model.Worker.ARCHIVER,
+    int(system_service_pb2.WORKER_KEEPER): model.Worker.KEEPER,
 }
 _FORMATS = {
     volume_service_pb2.IMAGE_FORMAT_RAW: model.ImageFormat.RAW,
@@ -97,6 +101,16 @@ def role(number: int) -> model.VolumeRole:
 def image_format(number: int) -> model.ImageFormat:
     """Return an image's format."""
     return _FORMATS[volume_service_pb2.ImageFormat.ValueType(number)]
+
+
+def workers(numbers: Iterable[int]) -> tuple[model.Worker, ...]:
+    """Return the parts of the background work that a request names."""
+    return tuple(_WORKERS[number] for number in numbers)
+
+
+def pause_length(request_: system_service_pb2.PauseWorkRequest) -> datetime.timedelta | None:
+    """Return how long a pause lasts, or None if it has no end."""
+    return request_.pause_duration.ToTimedelta() or None
 
 
 # --- to the wire ------------------------------------------------------------------------------------------------------
@@ -227,6 +241,7 @@ def _archive(archive: model.Archive) -> snapshot_service_pb2.Snapshot.Archive:
         error=problem(archive.error),
         next_attempt_time=timestamp(archive.next_attempt if archive.error else None),
         stored_bytes=archive.stored_bytes,
+        paused=archive.paused,
     )
 
 
@@ -253,6 +268,21 @@ def operation(found: model.Operation, response: message.Message | None) -> opera
     if found.done and found.error is None and response is not None:
         result.response.Pack(response)
     return result
+
+
+def work_state(found: model.WorkState) -> system_service_pb2.WorkState:
+    """Return what a part of the background work does."""
+    pause = found.pause
+    return system_service_pb2.WorkState(
+        worker=system_service_pb2.Worker.Value(f"WORKER_{found.worker}"),
+        paused=pause is not None,
+        reason=pause.reason if pause else "",
+        paused_by=pause.paused_by if pause else "",
+        pause_time=timestamp(pause.since if pause else None),
+        resume_time=timestamp(pause.until if pause else None),
+        running_count=found.running,
+        waiting_count=found.waiting,
+    )
 
 
 def capacity(found: model.Capacity) -> system_service_pb2.GetCapacityResponse:

@@ -49,6 +49,7 @@ _CHANGES = {
     "snapd.v1.EnvironmentService": ("CreateEnvironment", "UpdateEnvironment", "DeleteEnvironment"),
     "snapd.v1.VolumeService": ("CreateVolume", "UpdateVolume", "RevertVolume", "DeleteVolume"),
     "snapd.v1.SnapshotService": ("CreateSnapshot", "UpdateSnapshot", "DeleteSnapshot", "ArchiveSnapshot"),
+    "snapd.v1.SystemService": ("PauseWork", "ResumeWork"),
     "google.longrunning.Operations": ("CancelOperation", "DeleteOperation"),
 }
 _OTHERS = (

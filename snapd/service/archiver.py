@@ -1,7 +1,8 @@
 """The archiver: the background thread that carries snapshots to the archive when they are due.
 
 It sleeps until the next due time or until a commit wakes it, and keeps a bounded number of runs going, in the order of
-`catalog.queue`. A run that is parked leaves its intent open, and the next start takes it up again.
+`catalog.queue`. A run that is parked by the end of the daemon leaves its intent open, and the next start takes it up
+again; one that is parked by a pause goes back into the queue.
 """
 
 import collections
@@ -17,6 +18,7 @@ from snapd.catalog import journal, queue, snapshots
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import jobs as running
+from snapd.service import work as working
 from snapd.service.intents import archive
 
 _LOOK_AGAIN_S = 0.1
@@ -28,6 +30,8 @@ _log = logging.getLogger(__name__)
 class _Run:
     """A run that is under way, or waits for a thread."""
 
+    intent: int
+    """The intent's number."""
     future: concurrent.futures.Future[None]
     environment_uid: str
 
@@ -35,9 +39,10 @@ class _Run:
 class Archiver:
     """The thread and its workers."""
 
-    def __init__(self, core: cores.Core, jobs: running.Jobs) -> None:
+    def __init__(self, core: cores.Core, jobs: running.Jobs, work: working.Work) -> None:
         self._core = core
         self._jobs = jobs
+        self._work = work
         self._changed = threading.Condition()
         self._stopping = False
         self._news = False
@@ -49,10 +54,16 @@ class Archiver:
 
     def start(self) -> None:
         """Begin."""
-        self._core.catalog.subscribe(self._wake)
+        self._core.catalog.subscribe(self._heard)
+        self._work.on_change(self._wake)
+        # Before anything is taken up again.
+        self._work.obey(model.Worker.ARCHIVER)
         self._thread.start()
 
-    def _wake(self, _revision: int) -> None:
+    def _heard(self, _revision: int) -> None:
+        self._wake()
+
+    def _wake(self) -> None:
         with self._changed:
             self._news = True
             self._changed.notify_all()
@@ -76,6 +87,9 @@ class Archiver:
         """Begin what is due, as far as there are workers, and return when to look again at the latest."""
         reader = self._core.catalog.reader()
         while True:
+            pause = self._work.obey(model.Worker.ARCHIVER)
+            if pause is not None:
+                return pause.until
             busy = self._busy()
             if busy is None:
                 # The end of a run is news.
@@ -121,19 +135,25 @@ class Archiver:
 
     def _submit(self, intent: model.Intent, environment_uid: str) -> None:
         with self._changed:
-            self._runs[intent.subject] = _Run(self._executor.submit(self._run, intent), environment_uid)
+            self._runs[intent.subject] = _Run(intent.number, self._executor.submit(self._run, intent), environment_uid)
 
     def _run(self, intent: model.Intent) -> None:
         try:
             self._jobs.run_now(intent)
             _log.info("archived", extra={"snapshot": intent.subject})
         except controls.Stopped:
-            _log.info("archiving parked until the next start", extra={"snapshot": intent.subject})
+            if self._core.controls.parked:
+                _log.info("archiving parked until the next start", extra={"snapshot": intent.subject})
+            else:
+                _log.info("archiving parked by a pause", extra={"snapshot": intent.subject})
+                archive.put_back(self._core, intent)
         except errors.SnapdError as error:
             _log.warning("archiving failed: %s", error, extra={"snapshot": intent.subject})
         finally:
             with self._changed:
-                self._runs.pop(intent.subject, None)
+                # What was put back may have been begun anew already.
+                if intent.subject in self._runs and self._runs[intent.subject].intent == intent.number:
+                    del self._runs[intent.subject]
                 self._news = True
                 self._changed.notify_all()
 

@@ -48,13 +48,19 @@ class Controls:
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str], controls.Control] = {}
         self._parked = False
+        self._paused: set[str] = set()
+
+    @property
+    def parked(self) -> bool:
+        """Whether all work is to stop until the next start."""
+        return self._parked
 
     @contextmanager
     def running(self, kind: str, subject: str) -> Iterator[controls.Control]:
         """Register work on a resource for the length of a block."""
         control = controls.Control()
         with self._lock:
-            if self._parked:
+            if self._parked or kind in self._paused:
                 control.park()
             self._running[kind, subject] = control
         try:
@@ -69,6 +75,24 @@ class Controls:
         """Return the reins of the work on a resource, if there is any."""
         with self._lock:
             return self._running.get((kind, subject))
+
+    def count(self, kind: str) -> int:
+        """Return how much work of a kind is under way."""
+        with self._lock:
+            return sum(running == kind for running, _ in self._running)
+
+    def pause(self, kind: str) -> None:
+        """Ask the work of a kind, now and from now on, to stop until it is resumed."""
+        with self._lock:
+            self._paused.add(kind)
+            for (running, _), control in self._running.items():
+                if running == kind:
+                    control.park()
+
+    def resume(self, kind: str) -> None:
+        """Let work of a kind begin again. What was parked stays so: whoever runs it takes it up anew."""
+        with self._lock:
+            self._paused.discard(kind)
 
     def park(self) -> None:
         """Ask all work, now and from now on, to stop until the next start."""

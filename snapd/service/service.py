@@ -21,6 +21,7 @@ from snapd.service import (
     recovery,
     transfers,
     volumes,
+    work,
 )
 from snapd.service import core as cores
 from snapd.service import snapshots as snapshot_service
@@ -57,10 +58,11 @@ class Service:
                 revert.KIND: revert.Handler(core),
             },
         )
-        self._archiver = archiver.Archiver(core, self._jobs)
+        self.work = work.Work(core)
+        self._archiver = archiver.Archiver(core, self._jobs, self.work)
         self.transfers = transfers.Transfers(core, self._jobs, self._heads)
         self.checks = checking.Checks(core, self._heads, self.transfers.reading)
-        self._keeper = keeper.Keeper(core, self._jobs, self.transfers)
+        self._keeper = keeper.Keeper(core, self._jobs, self.transfers, self.work)
         self.environments = environments.Environments(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
         self.snapshots = snapshot_service.Snapshots(core, self._jobs)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from snapd import errors, model
-from snapd.catalog import db, environments, journal, layers, operations, points, snapshots, volumes
+from snapd.catalog import db, environments, journal, layers, operations, pauses, points, snapshots, volumes
 from snapd.service import core as cores
 from snapd.service import jobs as running
 from snapd.service import lookup, names, states
@@ -46,6 +46,8 @@ class Snapshots:
 
     def _live(self, snapshot: model.Snapshot) -> model.Snapshot:
         """Return a snapshot with what only the running archiver knows: how far it is."""
+        if snapshot.archive.state is model.ArchiveState.SCHEDULED:
+            return self._waiting(snapshot)
         control = self._core.controls.find(archive_run.KIND, snapshot.uid)
         if control is None or snapshot.archive.state is not model.ArchiveState.ARCHIVING:
             return snapshot
@@ -57,6 +59,14 @@ class Snapshots:
             bytes_total=control.bytes_total,
         )
         return dataclasses.replace(snapshot, archive=archive)
+
+    def _waiting(self, snapshot: model.Snapshot) -> model.Snapshot:
+        """Return a snapshot that is in the archiver's queue, with whether a pause keeps it there."""
+        core = self._core
+        due, now = snapshot.archive.next_attempt, core.now()
+        if due is None or due > now or pauses.find(core.catalog.reader(), model.Worker.ARCHIVER, now) is None:
+            return snapshot
+        return dataclasses.replace(snapshot, archive=dataclasses.replace(snapshot.archive, paused=True))
 
     def space(self, snapshot: model.Snapshot) -> model.Space:
         """Return what a snapshot takes on primary storage."""

@@ -6,6 +6,7 @@ step 2    what differs from the nearest archived ancestor is put            poin
 step 3    proven, manifest published                                        points archive.…
 commit    archive ARCHIVED, rapid off, COMPLETED, layer let go              points archive_run.…
 undo      archive SCHEDULED again with back-off, or FAILED for good
+paused    archive SCHEDULED again, as if it had not been begun
 """
 
 import dataclasses
@@ -146,6 +147,27 @@ class Handler:
             for operation in operations.running_on(tx.connection, snapshot.uid):
                 operations.end(tx, operation.uid, core.now(), problem)
         snapshots.put(tx, failed)
+
+
+def put_back(core: cores.Core, intent: model.Intent) -> None:
+    """End a run that was parked by a pause: its snapshot has its old place in the queue, and no attempt is counted.
+
+    What it stored in full packs is found again by the next run.
+    """
+    with core.catalog.transaction() as tx:
+        if not journal.is_open(tx.connection, intent):
+            return
+        journal.close_intent(tx, intent)
+        snapshot = snapshots.by_uid(tx.connection, intent.subject)
+        if snapshot is None or snapshot.state is model.SnapshotState.DESTROYING:
+            return
+        archive = dataclasses.replace(
+            snapshot.archive,
+            state=model.ArchiveState.SCHEDULED,
+            next_attempt=intent.created,
+            attempts=max(0, snapshot.archive.attempts - 1),
+        )
+        snapshots.put(tx, dataclasses.replace(snapshot, archive=archive, updated=core.now()))
 
 
 def backoff(core: cores.Core, attempts: int) -> datetime.timedelta:

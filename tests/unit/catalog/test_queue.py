@@ -171,6 +171,7 @@ def test_asking_reads_no_table_but_the_queues_index(catalog: db.Catalog) -> None
         (queue.FIRST_ENVIRONMENT, {}, "snapshots_queue"),
         (queue.NEXT_ENVIRONMENT, ("env",), "snapshots_queue"),
         (queue.NEXT_TIME, (0,), "snapshots_by_next_attempt"),
+        (queue.DUE_COUNT, (0,), "snapshots_by_next_attempt"),
         (queue.ANY_DUE, (0,), "snapshots_by_next_attempt"),
     ):
         steps = [row["detail"] for row in catalog.reader().execute(f"EXPLAIN QUERY PLAN {sql}", arguments)]

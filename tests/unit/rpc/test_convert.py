@@ -9,7 +9,13 @@ from snapd import model
 from snapd.qcow2.checking import check
 from snapd.rpc import convert, methods
 from snapd.service import checking
-from snapd.v1 import environment_service_pb2, operation_pb2, snapshot_service_pb2, volume_service_pb2
+from snapd.v1 import (
+    environment_service_pb2,
+    operation_pb2,
+    snapshot_service_pb2,
+    system_service_pb2,
+    volume_service_pb2,
+)
 
 _NOW = datetime.datetime(2026, 11, 22, 15, 44, 55, 123456, tzinfo=datetime.UTC)
 _FIELDS = {"display_name": "display_name", "labels": "labels", "retention_duration": "retention"}
@@ -74,12 +80,28 @@ def test_a_page_has_a_default_and_a_largest_size(asked: int, given: int) -> None
         (model.ArchiveState, snapshot_service_pb2.Snapshot.Archive.State, "STATE_"),
         (model.HealthState, snapshot_service_pb2.Snapshot.Health.State, "STATE_"),
         (model.ImageFormat, volume_service_pb2.ImageFormat, "IMAGE_FORMAT_"),
+        (model.Worker, system_service_pb2.Worker, "WORKER_"),
     ],
 )
 def test_every_state_of_the_domain_is_one_on_the_wire(
     states: type[enum.StrEnum], wire: "enum_type_wrapper.EnumTypeWrapper", prefix: str
 ) -> None:
     assert {f"{prefix}{state}" for state in states} | {f"{prefix}UNSPECIFIED"} == set(wire.keys())
+
+
+def test_a_pause_is_told_with_all_that_is_known_of_it() -> None:
+    until = _NOW + datetime.timedelta(hours=2)
+    pause = model.Pause("backup", "operator", _NOW, until)
+    paused = convert.work_state(model.WorkState(model.Worker.ARCHIVER, pause, 0, 7))
+    assert (paused.paused, paused.reason, paused.paused_by, paused.waiting_count) == (True, "backup", "operator", 7)
+    assert paused.resume_time.ToDatetime(datetime.UTC) == until
+    on = convert.work_state(model.WorkState(model.Worker.KEEPER, None, 1, 0))
+    assert (on.paused, on.HasField("pause_time"), on.running_count) == (False, False, 1)
+    request = system_service_pb2.PauseWorkRequest(workers=[on.worker, paused.worker])
+    assert convert.workers(request.workers) == (model.Worker.KEEPER, model.Worker.ARCHIVER)
+    assert convert.pause_length(request) is None
+    request.pause_duration.FromTimedelta(datetime.timedelta(minutes=1))
+    assert convert.pause_length(request) == datetime.timedelta(minutes=1)
 
 
 def _operation(error: model.Problem | None) -> model.Operation:

@@ -1,0 +1,44 @@
+"""What keeps the archiver from hurting the host, on the real daemon."""
+
+from snapd.v1 import snapshot_service_pb2 as snapshots
+from snapd.v1 import system_service_pb2 as system
+from snapd.v1 import volume_service_pb2 as volumes
+from tests.crash import script
+from tests.integration import running
+
+
+def _prepare(client: running.Client) -> None:
+    data = script.noise(script.SIZE)
+    script.import_volume("v", data, data, volumes.IMAGE_FORMAT_RAW).send(client)
+
+
+def _take(client: running.Client, snapshot_id: str) -> snapshots.CreateSnapshotResponse:
+    return client.snapshots.CreateSnapshot(
+        snapshots.CreateSnapshotRequest(
+            parent=script.PARENT,
+            snapshot_id=snapshot_id,
+            snapshot=snapshots.Snapshot(source_volume=script.volume_name("v")),
+        )
+    )
+
+
+def test_a_paused_archiver_accepts_work_and_does_it_when_it_is_resumed(
+    daemon: running.Daemon, client: running.Client
+) -> None:
+    _prepare(client)
+    paused = client.system.PauseWork(
+        system.PauseWorkRequest(workers=[system.WORKER_ARCHIVER], reason="the store is moved")
+    )
+    assert [(state.paused, state.reason) for state in paused.work] == [(True, "the store is moved"), (False, "")]
+    taken = _take(client, "s")
+    assert taken.snapshot.state == snapshots.Snapshot.STATE_IN_PROGRESS
+    assert daemon.stop() == 0
+    daemon.start()
+    with daemon.client() as again:
+        waiting = script.get_snapshot(again, "s").archive
+        assert (waiting.state, waiting.paused) == (snapshots.Snapshot.Archive.STATE_SCHEDULED, True)
+        told = again.system.GetServerInfo(system.GetServerInfoRequest()).work[0]
+        assert (told.paused_by, told.waiting_count, told.running_count) == ("local", 1, 0)
+        again.system.ResumeWork(system.ResumeWorkRequest())
+        assert not again.done(taken.operation).HasField("error")
+        assert script.get_snapshot(again, "s").state == snapshots.Snapshot.STATE_COMPLETED
