@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _SIZE_UNITS = {"B": 1, "KiB": units.KIB, "MiB": units.MIB, "GiB": units.GIB, "TiB": units.TIB}
 _SIZE = re.compile(r"(\d+) ?(B|KiB|MiB|GiB|TiB)")
+_LOWEST_RATE = 64 * units.KIB
+_HIGHEST_RATE = units.TIB
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+) ?(ms|s|m|h|d)")
 _PERCENT = re.compile(r"(\d{1,2}) ?%")
@@ -141,6 +143,7 @@ def _settings(reader: "_Reader", state_dir: pathlib.Path) -> settings.Settings:
         compression_level=reader.integer("archive.compression_level", 1, 1, 19),
         archive_workers=reader.integer("archiver.workers", 2, 1, 64),
         archive_workers_per_environment=reader.integer("archiver.workers_per_environment", 64, 1, 64),
+        archive_bytes_per_second=reader.rate("archiver.bandwidth"),
         retry_initial=reader.duration("archiver.retry_initial", "30s", "100ms", "1d"),
         retry_longest=reader.duration("archiver.retry_longest", "1h", "100ms", "7d"),
         catalog_path=state_dir / "catalog.sqlite3",
@@ -247,6 +250,17 @@ class _Reader:
         if size_bytes is None or not lowest <= size_bytes <= highest:
             raise self.refusal(name, f"must be {shown}")
         return size_bytes
+
+    def rate(self, name: str) -> int:
+        """Return bytes per second; 0, which is the default, sets no limit."""
+        shown = f'"unlimited" or a rate from {units.format_size(_LOWEST_RATE)}/s on, like "20MiB/s"'
+        value = self._take(name, str, shown)
+        if value is None or value == "unlimited":
+            return 0
+        rate = _scaled(value.removesuffix("/s"), _SIZE, lambda number, unit: number * _SIZE_UNITS[unit])
+        if rate is None or not value.endswith("/s") or not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+            raise self.refusal(name, f"must be {shown}")
+        return rate
 
     def power_of_two(self, name: str, default: int, lowest: int, highest: int) -> int:
         size_bytes = self.size(name, default, lowest, highest)

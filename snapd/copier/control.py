@@ -1,7 +1,10 @@
 """What a long copy heeds, a wish to stop, and what it tells, its progress. Written by one side, read by the other."""
 
+import datetime
 import threading
 from collections.abc import Callable
+
+from snapd import clock as clocks
 
 
 class Stopped(Exception):
@@ -17,6 +20,7 @@ class Control:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._stirred = threading.Condition()
         self._cancelled = False
         self._parked = False
         self._heeded: Callable[[], None] | None = None
@@ -26,11 +30,15 @@ class Control:
 
     def cancel(self) -> None:
         """Ask the work to stop for good."""
-        self._cancelled = True
+        with self._stirred:
+            self._cancelled = True
+            self._stirred.notify_all()
 
     def park(self) -> None:
         """Ask the work to stop for now."""
-        self._parked = True
+        with self._stirred:
+            self._parked = True
+            self._stirred.notify_all()
 
     def heed(self, condition: Callable[[], None]) -> None:
         """Have a condition looked at between any two pieces of work, which raises when it is time to give up."""
@@ -42,6 +50,14 @@ class Control:
             raise Stopped(parked=not self._cancelled)
         if self._heeded is not None:
             self._heeded()
+
+    def wait(self, clock: clocks.Clock, until: datetime.datetime) -> None:
+        """Wait until a clock has reached a moment. Raises Stopped as soon as somebody asks for it."""
+        with self._stirred:
+            self.check()
+            while clock.now() < until:
+                clock.wait(self._stirred, until)
+                self.check()
 
     def begin(self, stage: str, bytes_total: int = 0) -> None:
         """Say what comes now, and how much of it."""

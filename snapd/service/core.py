@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from snapd import clock as clocks
-from snapd import errors, model
+from snapd import errors, model, pace
 from snapd.archive import manifest as manifests
 from snapd.archive import repository as repositories
 from snapd.catalog import db, layers, operations
@@ -112,6 +112,8 @@ class Core:
     pool: pools.Pool
     pins: pinning.Pins
     repository: repositories.Repository
+    archive_pace: pace.Pace
+    """How fast all archive runs together may read."""
     locks: locking.KeyedLocks = dataclasses.field(default_factory=locking.KeyedLocks)
     controls: Controls = dataclasses.field(default_factory=Controls)
     hints: hinting.Hints = dataclasses.field(default_factory=hinting.Hints)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from snapd import clock as clocks
-from snapd import errors, fsops, model
+from snapd import errors, fsops, model, pace
 from snapd.archive import repository as repositories
 from snapd.archive.backends import directory
 from snapd.catalog import db
@@ -96,6 +96,7 @@ class Service:
                 pool=pools.Pool(settings.pool_path, settings.low_watermark_bytes),
                 pins=pinning.Pins(),
                 repository=repository,
+                archive_pace=pace.Pace(clock, settings.archive_bytes_per_second),
             )
             service = cls(core)
             opened.pop_all()

@@ -21,6 +21,8 @@ class Settings:
     max_chain_depth: int
     archive_workers: int
     archive_workers_per_environment: int
+    archive_bytes_per_second: int
+    """Of all archive runs together; 0: no limit."""
     copy_threads: int
     retry_initial: datetime.timedelta
     retry_longest: datetime.timedelta

@@ -1,5 +1,10 @@
 """What keeps the archiver from hurting the host, on the real daemon."""
 
+import pathlib
+
+import grpc
+from google.longrunning import operations_pb2
+
 from snapd.v1 import snapshot_service_pb2 as snapshots
 from snapd.v1 import system_service_pb2 as system
 from snapd.v1 import volume_service_pb2 as volumes
@@ -42,3 +47,26 @@ def test_a_paused_archiver_accepts_work_and_does_it_when_it_is_resumed(
         again.system.ResumeWork(system.ResumeWorkRequest())
         assert not again.done(taken.operation).HasField("error")
         assert script.get_snapshot(again, "s").state == snapshots.Snapshot.STATE_COMPLETED
+
+
+def test_a_run_that_is_slowed_down_is_cancelled_at_once(short_path: pathlib.Path) -> None:
+    config = short_path / "config.toml"
+    state_dir = short_path / "state"
+    config.write_text(f'state_dir = "{state_dir}"\nrun_dir = "{state_dir}/run"\n[archiver]\nbandwidth = "64KiB/s"\n')
+    daemon = running.Daemon(state_dir, config)
+    try:
+        daemon.start()
+        with daemon.client() as client:
+            script.environment().send(client)
+            _prepare(client)
+            taken = _take(client, "s")
+            script.until(lambda: script.get_snapshot(client, "s").archive.bytes_done > 0)
+            # At this rate it takes half a minute; nothing here waits for that.
+            client.operations.CancelOperation(operations_pb2.CancelOperationRequest(name=taken.operation))
+            ended = client.done(taken.operation)
+            assert ended.error.code == grpc.StatusCode.CANCELLED.value[0]
+            volume = volumes.GetVolumeRequest(name=script.volume_name("v"))
+            assert client.volumes.GetVolume(volume).volume.state == volumes.Volume.STATE_READY
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()

@@ -88,7 +88,15 @@ class Handler:
             # What is in finished packs stays if this fails, and the next run finds it there.
             core.repository.begin(snapshot.environment_uid, snapshot.uid, snapshot.size_bytes, base_uid) as recording,
         ):
-            record.record(chain, difference, recording, core.repository.block_size, core.settings.copy_threads, control)
+            record.record(
+                chain,
+                difference,
+                recording,
+                core.repository.block_size,
+                core.settings.copy_threads,
+                control,
+                core.archive_pace,
+            )
             control.begin("VERIFYING")
             return recording.commit(_describe(snapshot)).bytes_stored
 
