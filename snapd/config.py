@@ -144,6 +144,7 @@ def _settings(reader: "_Reader", state_dir: pathlib.Path) -> settings.Settings:
         archive_workers=reader.integer("archiver.workers", 2, 1, 64),
         archive_workers_per_environment=reader.integer("archiver.workers_per_environment", 64, 1, 64),
         archive_bytes_per_second=reader.rate("archiver.bandwidth"),
+        scrub_bytes_per_second=reader.rate("archiver.scrub_bandwidth"),
         retry_initial=reader.duration("archiver.retry_initial", "30s", "100ms", "1d"),
         retry_longest=reader.duration("archiver.retry_longest", "1h", "100ms", "7d"),
         catalog_path=state_dir / "catalog.sqlite3",

@@ -114,6 +114,8 @@ class Core:
     repository: repositories.Repository
     archive_pace: pace.Pace
     """How fast all archive runs together may read."""
+    scrub_pace: pace.Pace
+    """How fast the archive may be read to check it: by `paced.PacedBackend`, with a control's `wait`."""
     locks: locking.KeyedLocks = dataclasses.field(default_factory=locking.KeyedLocks)
     controls: Controls = dataclasses.field(default_factory=Controls)
     hints: hinting.Hints = dataclasses.field(default_factory=hinting.Hints)

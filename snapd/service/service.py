@@ -97,6 +97,7 @@ class Service:
                 pins=pinning.Pins(),
                 repository=repository,
                 archive_pace=pace.Pace(clock, settings.archive_bytes_per_second),
+                scrub_pace=pace.Pace(clock, settings.scrub_bytes_per_second),
             )
             service = cls(core)
             opened.pop_all()

@@ -23,6 +23,8 @@ class Settings:
     archive_workers_per_environment: int
     archive_bytes_per_second: int
     """Of all archive runs together; 0: no limit."""
+    scrub_bytes_per_second: int
+    """Of checks of the archive; 0: no limit."""
     copy_threads: int
     retry_initial: datetime.timedelta
     retry_longest: datetime.timedelta

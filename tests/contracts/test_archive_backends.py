@@ -8,14 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from snapd import errors, fsops
-from snapd.archive.backends import backend, directory, memory
+from snapd import clock as clocks
+from snapd import errors, fsops, units
+from snapd import pace as paces
+from snapd.archive.backends import backend, directory, memory, paced
+from snapd.copier import control as controls
 
 
-@pytest.fixture(params=["directory", "memory"])
+@pytest.fixture(params=["directory", "memory", "paced"])
 def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> backend.Backend:
     if request.param == "directory":
         return directory.DirectoryBackend(tmp_path / "store")
+    if request.param == "paced":
+        # Fast enough that nobody waits long, slow enough that what is moved is cut into pieces.
+        pace = paces.Pace(clocks.SystemClock(), 64 * units.MIB)
+        return paced.PacedBackend(memory.MemoryBackend(), pace, controls.Control().wait)
     return memory.MemoryBackend()
 
 

@@ -67,6 +67,7 @@ def test_every_value_of_a_full_file_is_taken_over(tmp_path: pathlib.Path) -> Non
         workers = 5
         workers_per_environment = 3
         bandwidth = "20MiB/s"
+        scrub_bandwidth = "1GiB/s"
         retry_initial = "500ms"
         retry_longest = "2d"
         [log]
@@ -90,7 +91,7 @@ def test_every_value_of_a_full_file_is_taken_over(tmp_path: pathlib.Path) -> Non
     assert (settings.low_watermark_bytes, settings.block_size) == (5 * units.GIB, units.MIB)
     assert (settings.copy_threads, settings.max_chain_depth, settings.archive_workers) == (3, 16, 5)
     assert settings.archive_workers_per_environment == 3
-    assert settings.archive_bytes_per_second == 20 * units.MIB
+    assert (settings.archive_bytes_per_second, settings.scrub_bytes_per_second) == (20 * units.MIB, units.GIB)
     assert settings.upload_expiry == datetime.timedelta(hours=2)
     assert settings.default_retention == datetime.timedelta(minutes=90)
     assert (settings.host, settings.compression_level) == ("host-7", 3)

@@ -44,6 +44,7 @@ def settings_in(folder: pathlib.Path) -> Settings:
         archive_workers=1,
         archive_workers_per_environment=64,
         archive_bytes_per_second=0,
+        scrub_bytes_per_second=0,
         copy_threads=2,
         retry_initial=datetime.timedelta(seconds=30),
         retry_longest=datetime.timedelta(minutes=10),
