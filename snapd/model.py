@@ -142,6 +142,21 @@ class Volume:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ArchiveFigures:
+    """What archiving took, in bytes of whole blocks. `changed` is the sum of `zero`, `deduplicated` and `new`."""
+
+    changed: int = 0
+    """What differs from the base; without one, all that is allocated."""
+    read: int = 0
+    """What was read of it: it isn't where it is known to be zeros."""
+    zero: int = 0
+    deduplicated: int = 0
+    """What the environment held already, byte for byte."""
+    new: int = 0
+    """What was stored, before compression."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Archive:
     """The archive's side of a snapshot."""
 
@@ -155,6 +170,8 @@ class Archive:
     error: Problem | None
     stored_bytes: int
     """What the archive grew by for it."""
+    figures: ArchiveFigures = ArchiveFigures()
+    """What archiving it took; zeros until it is archived."""
     urgent: bool = False
     """A caller waits for it: a regular snapshot, or one that was asked to be archived now."""
     estimated_bytes: int = 0
@@ -283,18 +300,6 @@ class Pause:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class WorkState:
-    """What a worker does, and what keeps it from it."""
-
-    worker: Worker
-    pause: Pause | None
-    running: int
-    """Archive runs, or merges of layers, that are under way."""
-    waiting: int
-    """Snapshots that are due and wait; the keeper counts nothing."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Request:
     """Who asks for a mutation, and how to know the same request when it comes again."""
 
@@ -354,7 +359,7 @@ class Capacity:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Space:
-    """What a volume or a snapshot takes on primary storage, in bytes."""
+    """What a volume, a snapshot or an environment takes, in bytes."""
 
     exclusive: int
     """Freed when it is deleted."""

@@ -197,3 +197,13 @@ CREATE TABLE pauses (
 ) STRICT, WITHOUT ROWID;
 """
 """Schema 3: a pause outlives the daemon."""
+
+FIGURES = """
+-- What archiving a snapshot took, in bytes of whole blocks; 0 until it is archived. See model.ArchiveFigures.
+ALTER TABLE snapshots ADD COLUMN archive_changed_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN archive_read_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN archive_zero_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN archive_deduplicated_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN archive_new_bytes INTEGER NOT NULL DEFAULT 0;
+"""
+"""Schema 4: snapshots tell what archiving them took."""

@@ -105,6 +105,11 @@ def scalar(field: descriptor.FieldDescriptor, value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def ratio(part: int, whole: int) -> str:
+    """Return how often one number goes into another: '2.5 : 1'."""
+    return f"{part / whole:.2f} : 1"
+
+
 def enum(kind: Any, value: int) -> str:
     """Return an enum's value without its prefix: 'READY'."""
     prefix = kind.values_by_number[0].name.removesuffix("UNSPECIFIED")

@@ -223,6 +223,7 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
         "request_id": request_id,
     },
     "GetEnvironment": _ENVIRONMENT,
+    "GetEnvironmentUsage": _ENVIRONMENT,
     "ListEnvironments": {**_PAGED, "order_by": text},
     "UpdateEnvironment": {
         "environment.name": required_name(names.ENVIRONMENT),

@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from snapd import model
 from snapd.rpc import errors as statuses
 from snapd.rpc import methods
-from snapd.service import checking, lookup
+from snapd.service import checking, lookup, usage, work
 from snapd.service import names as service_names
 from snapd.v1 import (
     environment_service_pb2,
@@ -153,6 +153,29 @@ def environment(found: model.Environment) -> environment_service_pb2.Environment
     )
 
 
+def environment_usage(found: usage.EnvironmentUsage) -> environment_service_pb2.EnvironmentUsage:
+    """Return what an environment takes."""
+    answer = environment_service_pb2.EnvironmentUsage
+    return answer(
+        name=service_names.environment(found.environment),
+        volume_count=found.volumes,
+        snapshot_count=found.snapshots,
+        archived_snapshot_count=found.archived_snapshots,
+        provisioned_bytes=found.provisioned_bytes,
+        primary=answer.Primary(exclusive_bytes=found.primary.exclusive, shared_bytes=found.primary.shared),
+        archive=answer.Archive(
+            reachable=found.stored_bytes is not None,
+            stored_bytes=found.stored_bytes or 0,
+            logical_bytes=found.logical_bytes,
+            changed_bytes=found.figures.changed,
+            read_bytes=found.figures.read,
+            zero_bytes=found.figures.zero,
+            deduplicated_bytes=found.figures.deduplicated,
+            new_bytes=found.figures.new,
+        ),
+    )
+
+
 def volume(found: model.Volume, space: model.Space) -> volume_service_pb2.Volume:
     """Return a volume with what it takes on primary storage."""
     result = volume_service_pb2.Volume(
@@ -242,6 +265,11 @@ def _archive(archive: model.Archive) -> snapshot_service_pb2.Snapshot.Archive:
         next_attempt_time=timestamp(archive.next_attempt if archive.error else None),
         stored_bytes=archive.stored_bytes,
         paused=archive.paused,
+        changed_bytes=archive.figures.changed,
+        read_bytes=archive.figures.read,
+        zero_bytes=archive.figures.zero,
+        deduplicated_bytes=archive.figures.deduplicated,
+        new_bytes=archive.figures.new,
     )
 
 
@@ -270,7 +298,7 @@ def operation(found: model.Operation, response: message.Message | None) -> opera
     return result
 
 
-def work_state(found: model.WorkState) -> system_service_pb2.WorkState:
+def work_state(found: work.WorkState) -> system_service_pb2.WorkState:
     """Return what a part of the background work does."""
     pause = found.pause
     return system_service_pb2.WorkState(

@@ -39,7 +39,7 @@ class Method:
 
 
 _READS = {
-    "snapd.v1.EnvironmentService": ("GetEnvironment", "ListEnvironments"),
+    "snapd.v1.EnvironmentService": ("GetEnvironment", "GetEnvironmentUsage", "ListEnvironments"),
     "snapd.v1.VolumeService": ("GetVolume", "ListVolumes"),
     "snapd.v1.SnapshotService": ("GetSnapshot", "ListSnapshots"),
     "snapd.v1.SystemService": ("GetServerInfo", "GetCapacity"),

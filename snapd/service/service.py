@@ -20,6 +20,7 @@ from snapd.service import (
     operations,
     recovery,
     transfers,
+    usage,
     volumes,
     work,
 )
@@ -64,6 +65,7 @@ class Service:
         self.checks = checking.Checks(core, self._heads, self.transfers.reading)
         self._keeper = keeper.Keeper(core, self._jobs, self.transfers, self.work)
         self.environments = environments.Environments(core)
+        self.usages = usage.Usages(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
         self.snapshots = snapshot_service.Snapshots(core, self._jobs)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
@@ -134,10 +136,10 @@ class Service:
     def capacity(self) -> model.Capacity:
         """Return the space of the pool and of the archive."""
         core = self._core
-        usage = core.pool.usage()
+        pool = core.pool.usage()
         return model.Capacity(
-            pool_total=usage.total,
-            pool_free=usage.free,
+            pool_total=pool.total,
+            pool_free=pool.free,
             pool_used=core.pool.used_bytes(),
             pool_watermark=core.pool.low_watermark_bytes,
             archive=self._archive_capacity(),

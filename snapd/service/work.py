@@ -4,6 +4,7 @@ Owns which work is held, and who said so; the workers themselves ask `obey` befo
 archiver has under way when it is paused is parked at once; what the keeper has under way is finished first.
 """
 
+import dataclasses
 import datetime
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -18,6 +19,18 @@ from snapd.service.intents import archive, fold
 _KINDS: Final[Mapping[model.Worker, str]] = {model.Worker.ARCHIVER: archive.KIND, model.Worker.KEEPER: fold.KIND}
 _PARKABLE: Final = frozenset({model.Worker.ARCHIVER})
 """Workers whose running work stops between any two pieces; a merge of layers is only ever finished."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkState:
+    """What a worker does, and what keeps it from it."""
+
+    worker: model.Worker
+    pause: model.Pause | None
+    running: int
+    """Archive runs, or merges of layers, that are under way."""
+    waiting: int
+    """Snapshots that are due and wait; the keeper counts nothing."""
 
 
 class Work:
@@ -38,7 +51,7 @@ class Work:
         workers: Collection[model.Worker],
         reason: str,
         duration: datetime.timedelta | None,
-    ) -> list[model.WorkState]:
+    ) -> list[WorkState]:
         """Hold some workers, or all if none is named, until they are resumed or a time has passed.
 
         One that is paused already is paused anew. Raises errors.RequestIdReused.
@@ -52,7 +65,7 @@ class Work:
                 lookup.remember(tx, request, "", now)
         return self._changed()
 
-    def resume(self, request: model.Request, workers: Collection[model.Worker]) -> list[model.WorkState]:
+    def resume(self, request: model.Request, workers: Collection[model.Worker]) -> list[WorkState]:
         """Let some workers go on, or all if none is named. Raises errors.RequestIdReused."""
         with self._core.catalog.transaction() as tx:
             if lookup.earlier(tx.connection, request) is None:
@@ -61,7 +74,7 @@ class Work:
                 lookup.remember(tx, request, "", self._core.now())
         return self._changed()
 
-    def _changed(self) -> list[model.WorkState]:
+    def _changed(self) -> list[WorkState]:
         for worker in model.Worker:
             self.obey(worker)
         for listener in self._listeners:
@@ -84,12 +97,12 @@ class Work:
                     core.controls.pause(_KINDS[worker])
         return pause
 
-    def states(self) -> list[model.WorkState]:
+    def states(self) -> list[WorkState]:
         """Return what all workers do, and what keeps them from it."""
         core = self._core
         reader, now = core.catalog.reader(), core.now()
         return [
-            model.WorkState(
+            WorkState(
                 worker=worker,
                 pause=pauses.find(reader, worker, now),
                 running=core.controls.count(kind),

@@ -5,6 +5,7 @@ import pathlib
 import grpc
 from google.longrunning import operations_pb2
 
+from snapd.v1 import environment_service_pb2 as environments
 from snapd.v1 import snapshot_service_pb2 as snapshots
 from snapd.v1 import system_service_pb2 as system
 from snapd.v1 import volume_service_pb2 as volumes
@@ -46,7 +47,17 @@ def test_a_paused_archiver_accepts_work_and_does_it_when_it_is_resumed(
         assert (told.paused_by, told.waiting_count, told.running_count) == ("local", 1, 0)
         again.system.ResumeWork(system.ResumeWorkRequest())
         assert not again.done(taken.operation).HasField("error")
-        assert script.get_snapshot(again, "s").state == snapshots.Snapshot.STATE_COMPLETED
+        completed = script.get_snapshot(again, "s")
+        assert completed.state == snapshots.Snapshot.STATE_COMPLETED
+        # Noise is new and doesn't compress.
+        assert completed.archive.changed_bytes == completed.archive.new_bytes == script.SIZE
+        assert completed.archive.stored_bytes > script.SIZE
+        request = environments.GetEnvironmentUsageRequest(name=script.PARENT)
+        usage = again.environments.GetEnvironmentUsage(request).usage
+        assert (usage.volume_count, usage.snapshot_count, usage.archived_snapshot_count) == (1, 1, 1)
+        assert usage.provisioned_bytes == usage.archive.logical_bytes == script.SIZE
+        assert usage.archive.stored_bytes > usage.archive.changed_bytes == script.SIZE
+        assert usage.primary.exclusive_bytes >= script.SIZE
 
 
 def test_a_run_that_is_slowed_down_is_cancelled_at_once(short_path: pathlib.Path) -> None:

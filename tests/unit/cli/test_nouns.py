@@ -99,6 +99,30 @@ def test_the_system_tells_its_version_and_its_room(snapvol: Snapvol) -> None:
     assert "60.0 GiB" in snapvol("system", "capacity").out
 
 
+def test_an_environment_tells_what_it_takes(snapvol: Snapvol) -> None:
+    snapvol("environment", "create", "blue")
+    shown = snapvol("environment", "usage").out
+    assert "3.0 GiB" in shown
+    assert "10.00 : 1" in shown
+    assert "10.00 : 1" in snapvol("environment", "show", "blue").out
+    assert snapvol("environment", "show", "blue", "-o", "json").json == {"name": "environments/blue"}
+    told = snapvol("environment", "usage", "blue", "-o", "json").json
+    assert told["archive"]["logical_bytes"] == str(10 * units.GIB)
+    assert snapvol("environment", "usage", "none").code == 3
+
+
+def test_a_snapshot_tells_what_archiving_it_took(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    snapvol("volume", "create", "root", "--size", "1M")
+    snapvol("snapshot", "create", "root", "kept")
+    assert "amplification" not in snapvol("snapshot", "show", "kept").out
+    archive = memory.resources["environments/blue/snapshots/kept"].archive
+    archive.changed_bytes, archive.stored_bytes, archive.deduplicated_bytes = 8 * units.MIB, 2 * units.MIB, units.MIB
+    shown = snapvol("snapshot", "show", "kept").out
+    assert "8.0 MiB" in shown
+    assert "0.25 : 1" in shown
+    assert snapvol("snapshot", "show", "kept", "-o", "json").json["archive"]["deduplicated_bytes"] == str(units.MIB)
+
+
 def test_the_background_work_is_paused_and_resumed(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
     paused = snapvol("system", "pause", "archiver", "--for", "2h", "--reason", "backup of the host")
     assert paused.code == 0

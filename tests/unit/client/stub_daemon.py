@@ -130,6 +130,19 @@ class _Environments(environment_service_pb2_grpc.EnvironmentServiceServicer):
         self._memory.begin("GetEnvironment", request, context)
         return environment_service_pb2.GetEnvironmentResponse(environment=self._memory.find(request.name, context))
 
+    def GetEnvironmentUsage(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetEnvironmentUsage", request, context)
+        self._memory.find(request.name, context)
+        usage = environment_service_pb2.EnvironmentUsage(
+            name=request.name,
+            volume_count=2,
+            primary=environment_service_pb2.EnvironmentUsage.Primary(exclusive_bytes=3 << 30),
+            archive=environment_service_pb2.EnvironmentUsage.Archive(
+                reachable=True, stored_bytes=1 << 30, logical_bytes=10 << 30
+            ),
+        )
+        return environment_service_pb2.GetEnvironmentUsageResponse(usage=usage)
+
     def ListEnvironments(self, request: Any, context: Any) -> Any:
         self._memory.begin("ListEnvironments", request, context)
         found, token = self._memory.page(request, "environments")

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from snapd import errors, fsops, model
+from snapd.service import work
 from tests.unit.service import faults
 from tests.unit.service import world as worlds
 
@@ -21,11 +22,11 @@ def _pause(
     *workers: model.Worker,
     duration: datetime.timedelta | None = None,
     request: model.Request | None = None,
-) -> list[model.WorkState]:
+) -> list[work.WorkState]:
     return world.service.work.pause(request or worlds.request("PauseWork", ""), workers, "why", duration)
 
 
-def _resume(world: worlds.World, *workers: model.Worker) -> list[model.WorkState]:
+def _resume(world: worlds.World, *workers: model.Worker) -> list[work.WorkState]:
     return world.service.work.resume(worlds.request("ResumeWork", ""), workers)
 
 
