@@ -181,6 +181,8 @@ class Archive:
     bytes_done: int = 0
     """Progress of the run under way."""
     bytes_total: int = 0
+    bytes_per_second: int = 0
+    estimated_end: datetime.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -275,6 +277,8 @@ class Operation:
     """Progress of running work, filled in from memory and never stored."""
     bytes_done: int = 0
     bytes_total: int = 0
+    bytes_per_second: int = 0
+    estimated_end: datetime.datetime | None = None
     attempt: int = 1
 
 

@@ -95,6 +95,15 @@ def page(connection: sqlite3.Connection, query: model.Query, environment_uid: st
     return listing.page(connection, _SOURCE, query, environment_uid, _convert)
 
 
+def attempts(connection: sqlite3.Connection, uid: str) -> tuple[int, datetime.datetime | None] | None:
+    """Return how many attempts to archive a snapshot were begun and when the next one is due; None if it isn't there.
+
+    It costs less than the whole snapshot.
+    """
+    row = connection.execute("SELECT archive_attempts, archive_next_us FROM snapshots WHERE uid = ?", (uid,)).fetchone()
+    return None if row is None else (row["archive_attempts"], db.optional_time(row["archive_next_us"]))
+
+
 def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
     """Insert a snapshot, or store it in the place of the one with its uid."""
     now_us = db.to_us(snapshot.updated)

@@ -170,7 +170,7 @@ def wait(run: session.Session, name: str, archived: bool, timeout: datetime.time
             run.client,
             full,
             archived=archived,
-            on_progress=lambda present: bar.update(present.archive.bytes_done, present.archive.bytes_total),
+            on_progress=bar.follow_archiving,
             timeout_s=None if timeout is None else timeout.total_seconds(),
         )
     output.resource(run, found)

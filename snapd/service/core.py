@@ -4,14 +4,14 @@ import dataclasses
 import datetime
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from snapd import clock as clocks
 from snapd import errors, model, pace
 from snapd.archive import manifest as manifests
 from snapd.archive import repository as repositories
-from snapd.catalog import db, layers, operations
+from snapd.catalog import db, layers, operations, pauses, snapshots
 from snapd.copier import control as controls
 from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
@@ -44,7 +44,9 @@ def packs_of(environment_uid: str) -> str:
 class Controls:
     """The reins of running work, by the intent's kind and the uid of the resource that it works on."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], controls.Control] = controls.Control) -> None:
+        """Have new reins made by a function."""
+        self._make = make
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str], controls.Control] = {}
         self._parked = False
@@ -58,7 +60,7 @@ class Controls:
     @contextmanager
     def running(self, kind: str, subject: str) -> Iterator[controls.Control]:
         """Register work on a resource for the length of a block."""
-        control = controls.Control()
+        control = self._make()
         with self._lock:
             if self._parked or kind in self._paused:
                 control.park()
@@ -204,14 +206,41 @@ class Core:
         return self.with_progress(found)
 
     def with_progress(self, operation: model.Operation) -> model.Operation:
-        """Return an operation with the progress of its work, if it is running."""
+        """Return an operation with the progress of its work, if it is running or waits to."""
         kind = WORK_OF_METHOD.get(operation.method, "")
-        control = None if operation.done else self.controls.find(kind, operation.target_uid)
+        waits = False
+        if kind == "archive":
+            operation, waits = self._with_attempt(operation)
+        # What waits again may have its reins for a moment still.
+        control = None if operation.done or waits else self.controls.find(kind, operation.target_uid)
         if control is None:
             return operation
+        progress = control.progress()
         return dataclasses.replace(
-            operation, stage=control.stage, bytes_done=control.bytes_done, bytes_total=control.bytes_total
+            operation,
+            stage=progress.stage,
+            bytes_done=progress.bytes_done,
+            bytes_total=progress.bytes_total,
+            bytes_per_second=progress.bytes_per_second,
+            estimated_end=self.after(progress.remaining),
         )
+
+    def _with_attempt(self, operation: model.Operation) -> tuple[model.Operation, bool]:
+        """Return the operation of an archiving with which attempt it is at, and whether it waits, and for what."""
+        reader = self.catalog.reader()
+        found = snapshots.attempts(reader, operation.target_uid)
+        if found is None:
+            return operation, False
+        begun, next_attempt = found
+        if operation.done or next_attempt is None:
+            return dataclasses.replace(operation, stage="", attempt=max(1, begun)), False
+        now = self.now()
+        paused = next_attempt <= now and pauses.find(reader, model.Worker.ARCHIVER, now) is not None
+        return dataclasses.replace(operation, stage="PAUSED" if paused else "WAITING", attempt=begun + 1), True
+
+    def after(self, period: datetime.timedelta | None) -> datetime.datetime | None:
+        """Return when a time from now on, which may be unknown, will have passed."""
+        return None if period is None else self.now() + period
 
     def estimate(
         self, connection: sqlite3.Connection, layer: str | None, environment_uid: str, by: datetime.datetime

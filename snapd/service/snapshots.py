@@ -51,12 +51,15 @@ class Snapshots:
         control = self._core.controls.find(archive_run.KIND, snapshot.uid)
         if control is None or snapshot.archive.state is not model.ArchiveState.ARCHIVING:
             return snapshot
-        verifying = control.stage == model.ArchiveState.VERIFYING
+        progress = control.progress()
+        verifying = progress.stage == model.ArchiveState.VERIFYING
         archive = dataclasses.replace(
             snapshot.archive,
             state=model.ArchiveState.VERIFYING if verifying else snapshot.archive.state,
-            bytes_done=control.bytes_done,
-            bytes_total=control.bytes_total,
+            bytes_done=progress.bytes_done,
+            bytes_total=progress.bytes_total,
+            bytes_per_second=progress.bytes_per_second,
+            estimated_end=self._core.after(progress.remaining),
         )
         return dataclasses.replace(snapshot, archive=archive)
 

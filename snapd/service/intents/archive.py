@@ -65,6 +65,7 @@ class Handler:
 
     def _record(self, snapshot: model.Snapshot, control: controls.Control) -> manifests.Statistics:
         """Record it over the nearest base; where that can't be used, all of it. Return what was done."""
+        control.begin("PLANNING")
         point = points.get(self._core.catalog.reader(), snapshot.point)
         base = history.nearest_base(self._core, point)
         try:
@@ -98,7 +99,7 @@ class Handler:
                 control,
                 core.archive_pace,
             )
-            control.begin("VERIFYING")
+            control.go_on_to("VERIFYING")
             return recording.commit(_describe(snapshot))
 
     def _commit(self, tx: db.Transaction, intent: model.Intent, statistics: manifests.Statistics) -> str | None:
