@@ -161,6 +161,21 @@ class Volume:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ArchiveFigures:
+    """What archiving took, in bytes of whole blocks. `changed` is the sum of `zero`, `deduplicated` and `new`."""
+
+    changed: int = 0
+    """What differs from the base; without one, all that is allocated."""
+    read: int = 0
+    """What was read of it: it isn't where it is known to be zeros."""
+    zero: int = 0
+    deduplicated: int = 0
+    """What the environment held already, byte for byte."""
+    new: int = 0
+    """What was stored, before compression."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Archive:
     """The archive's side of a snapshot."""
 
@@ -174,9 +189,19 @@ class Archive:
     error: Problem | None
     stored_bytes: int
     """What the archive grew by for it."""
+    figures: ArchiveFigures = ArchiveFigures()
+    """What archiving it took; zeros until it is archived."""
+    urgent: bool = False
+    """A caller waits for it: a regular snapshot, or one that was asked to be archived now."""
+    estimated_bytes: int = 0
+    """What a run will have to read, about; it decides the order and nothing else."""
+    paused: bool = False
+    """It is due, and waits because the archiver is paused. This and what follows is filled in and never stored."""
     bytes_done: int = 0
-    """Progress of the run under way, filled in from memory and never stored."""
+    """Progress of the run under way."""
     bytes_total: int = 0
+    bytes_per_second: int = 0
+    estimated_end: datetime.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -271,7 +296,30 @@ class Operation:
     """Progress of running work, filled in from memory and never stored."""
     bytes_done: int = 0
     bytes_total: int = 0
+    bytes_per_second: int = 0
+    estimated_end: datetime.datetime | None = None
     attempt: int = 1
+
+
+class Worker(enum.StrEnum):
+    """A part of the background work that can be paused."""
+
+    ARCHIVER = "ARCHIVER"
+    """Carries snapshots to the archive."""
+    KEEPER = "KEEPER"
+    """Merges layers and collects archive garbage."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """Somebody's wish that background work be held."""
+
+    reason: str
+    paused_by: str
+    """The identity that asked for it."""
+    since: datetime.datetime
+    until: datetime.datetime | None
+    """When it ends by itself; None: when somebody ends it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -334,7 +382,7 @@ class Capacity:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Space:
-    """What a volume or a snapshot takes on primary storage, in bytes."""
+    """What a volume, a snapshot or an environment takes, in bytes."""
 
     exclusive: int
     """Freed when it is deleted."""

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 _SIZE_UNITS = {"B": 1, "KiB": units.KIB, "MiB": units.MIB, "GiB": units.GIB, "TiB": units.TIB}
 _SIZE = re.compile(r"(\d+) ?(B|KiB|MiB|GiB|TiB)")
+_LOWEST_RATE = 64 * units.KIB
+_HIGHEST_RATE = units.TIB
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+) ?(ms|s|m|h|d)")
 _PERCENT = re.compile(r"(\d{1,2}) ?%")
@@ -148,6 +150,17 @@ class Reader:
         if size_bytes is None or not lowest <= size_bytes <= highest:
             raise self.refusal(name, f"must be {shown}")
         return size_bytes
+
+    def rate(self, name: str) -> int:
+        """Return bytes per second; 0, which is the default, sets no limit."""
+        shown = f'"unlimited" or a rate from {units.format_size(_LOWEST_RATE)}/s on, like "20MiB/s"'
+        value = self._take(name, str, shown)
+        if value is None or value == "unlimited":
+            return 0
+        rate = _scaled(value.removesuffix("/s"), _SIZE, lambda number, unit: number * _SIZE_UNITS[unit])
+        if rate is None or not value.endswith("/s") or not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+            raise self.refusal(name, f"must be {shown}")
+        return rate
 
     def power_of_two(self, name: str, default: int, lowest: int, highest: int) -> int:
         size_bytes = self.size(name, default, lowest, highest)

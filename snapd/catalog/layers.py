@@ -1,5 +1,6 @@
 """The table of layers: the forest of files, and which of them nothing needs any more."""
 
+import datetime
 import sqlite3
 
 from snapd import model
@@ -22,6 +23,18 @@ WHERE lower.uid = :uid AND lower.state = 'FROZEN' AND child.state = 'FROZEN'
   AND 1 = (SELECT count(*) FROM layers WHERE parent = lower.uid)
   AND NOT EXISTS (SELECT 1 FROM points p JOIN snapshots s ON s.point = p.uid
                   WHERE p.layer = lower.uid AND s.archive_state != 'ARCHIVED')
+"""
+
+_TO_ARCHIVE = """
+WITH RECURSIVE unarchived (uid) AS (
+    VALUES (:uid)
+    UNION ALL
+    SELECT l.parent FROM unarchived u JOIN layers l ON l.uid = u.uid
+    WHERE l.parent IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM points p JOIN snapshots s ON s.point = p.uid
+                      WHERE p.layer = l.parent AND s.environment_uid = :environment
+                        AND (s.archive_state = 'ARCHIVED' OR s.archive_next_us <= :by_us)))
+SELECT uid FROM unarchived
 """
 
 
@@ -69,6 +82,16 @@ def chain(connection: sqlite3.Connection, uid: str) -> list[model.Layer]:
         {"uid": uid},
     )
     return [_convert(row) for row in rows]
+
+
+def to_archive(connection: sqlite3.Connection, uid: str, environment_uid: str, by: datetime.datetime) -> list[str]:
+    """Return the layers that an archive run of a frozen layer's point will read, begun at a moment, as far as is known.
+
+    These are the layer and those below it, down to one whose point has a snapshot of the same environment that is
+    archived, or will be by then.
+    """
+    rows = connection.execute(_TO_ARCHIVE, {"uid": uid, "environment": environment_uid, "by_us": db.to_us(by)})
+    return [row["uid"] for row in rows]
 
 
 def in_state(connection: sqlite3.Connection, state: model.LayerState) -> list[model.Layer]:

@@ -174,3 +174,36 @@ CREATE TABLE events (
 ) STRICT;
 CREATE INDEX events_by_time ON events (created_us);
 """
+
+QUEUE = """
+-- The archiver's queue, as catalog/queue.py has its rule.
+ALTER TABLE snapshots ADD COLUMN archive_urgent INTEGER NOT NULL DEFAULT 0;  -- 1: a caller waits for it
+ALTER TABLE snapshots ADD COLUMN archive_estimated_bytes INTEGER NOT NULL DEFAULT 0; -- what a run will have to read
+ALTER TABLE snapshots ADD COLUMN archive_rank_us INTEGER;    -- its place; NULL as archive_next_us is
+UPDATE snapshots SET archive_rank_us = archive_next_us, archive_urgent = (state = 'IN_PROGRESS');
+CREATE INDEX snapshots_queue ON snapshots (environment_uid, archive_urgent, archive_rank_us, archive_next_us)
+    WHERE archive_rank_us IS NOT NULL;
+"""
+"""Schema 2: who is archived next is decided by more than the due time."""
+
+PAUSES = """
+-- Background work that somebody has paused.
+CREATE TABLE pauses (
+    worker TEXT PRIMARY KEY,           -- model.Worker
+    reason TEXT NOT NULL,              -- for people, or ''
+    paused_by TEXT NOT NULL,           -- the identity that asked for it
+    since_us INTEGER NOT NULL,
+    until_us INTEGER                   -- it is over then; NULL: when somebody resumes it
+) STRICT, WITHOUT ROWID;
+"""
+"""Schema 3: a pause outlives the daemon."""
+
+FIGURES = """
+-- What archiving a snapshot took, in bytes of whole blocks; 0 until it is archived. See model.ArchiveFigures.
+ALTER TABLE snapshots ADD COLUMN archive_changed_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN archive_read_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN archive_zero_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN archive_deduplicated_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN archive_new_bytes INTEGER NOT NULL DEFAULT 0;
+"""
+"""Schema 4: snapshots tell what archiving them took."""

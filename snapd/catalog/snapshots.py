@@ -1,4 +1,4 @@
-"""The table of snapshots, with the archiver's queue in it."""
+"""The table of snapshots. The archiver's queue is in it too, see `queue`."""
 
 import dataclasses
 import datetime
@@ -6,7 +6,7 @@ import json
 import sqlite3
 
 from snapd import model
-from snapd.catalog import db, events, listing, problems
+from snapd.catalog import db, events, listing, problems, queue
 
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _SELECT = "SELECT s.*, e.id AS environment FROM snapshots s JOIN environments e ON e.uid = s.environment_uid"
@@ -53,6 +53,15 @@ def _convert(row: sqlite3.Row) -> model.Snapshot:
             attempts=row["archive_attempts"],
             error=problems.decode(row["archive_error"]),
             stored_bytes=row["stored_bytes"],
+            figures=model.ArchiveFigures(
+                changed=row["archive_changed_bytes"],
+                read=row["archive_read_bytes"],
+                zero=row["archive_zero_bytes"],
+                deduplicated=row["archive_deduplicated_bytes"],
+                new=row["archive_new_bytes"],
+            ),
+            urgent=bool(row["archive_urgent"]),
+            estimated_bytes=row["archive_estimated_bytes"],
         ),
         health=model.HealthState(row["health"]),
         captured=db.from_us(row["captured_us"]),
@@ -86,12 +95,13 @@ def page(connection: sqlite3.Connection, query: model.Query, environment_uid: st
     return listing.page(connection, _SOURCE, query, environment_uid, _convert)
 
 
-def waiting(connection: sqlite3.Connection, most: int) -> list[model.Snapshot]:
-    """Return the snapshots that the archiver is to take up, the soonest first."""
-    rows = connection.execute(
-        f"{_SELECT} WHERE s.archive_next_us IS NOT NULL ORDER BY s.archive_next_us LIMIT ?", (most,)
-    )
-    return [_convert(row) for row in rows]
+def attempts(connection: sqlite3.Connection, uid: str) -> tuple[int, datetime.datetime | None] | None:
+    """Return how many attempts to archive a snapshot were begun and when the next one is due; None if it isn't there.
+
+    It costs less than the whole snapshot.
+    """
+    row = connection.execute("SELECT archive_attempts, archive_next_us FROM snapshots WHERE uid = ?", (uid,)).fetchone()
+    return None if row is None else (row["archive_attempts"], db.optional_time(row["archive_next_us"]))
 
 
 def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
@@ -120,6 +130,14 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
         "archive_attempts": archive.attempts,
         "archive_error": problems.encode(archive.error),
         "stored_bytes": archive.stored_bytes,
+        "archive_changed_bytes": archive.figures.changed,
+        "archive_read_bytes": archive.figures.read,
+        "archive_zero_bytes": archive.figures.zero,
+        "archive_deduplicated_bytes": archive.figures.deduplicated,
+        "archive_new_bytes": archive.figures.new,
+        "archive_urgent": int(archive.urgent),
+        "archive_estimated_bytes": archive.estimated_bytes,
+        "archive_rank_us": db.optional_us(queue.rank(archive)),
         "health": snapshot.health,
         "captured_us": db.to_us(snapshot.captured),
         "created_us": db.to_us(snapshot.created),
@@ -132,7 +150,11 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
 def waiting_again(snapshot: model.Snapshot, now: datetime.datetime) -> model.Snapshot:
     """Return a snapshot that waits for its due time, as before somebody asked for it to be archived at once."""
     archive = dataclasses.replace(
-        snapshot.archive, state=model.ArchiveState.SCHEDULED, next_attempt=snapshot.archive.due, error=None
+        snapshot.archive,
+        state=model.ArchiveState.SCHEDULED,
+        next_attempt=snapshot.archive.due,
+        error=None,
+        urgent=False,
     )
     return dataclasses.replace(snapshot, archive=archive, updated=now)
 

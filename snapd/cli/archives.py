@@ -33,8 +33,9 @@ def archive() -> None:
 @session.pass_session
 def hosts(run: session.Session) -> None:
     """List the hosts that have a part of the archive."""
-    answer = run.client.archives.ListArchiveHosts(api.ListArchiveHostsRequest())
-    output.resources(run, answer.archive_hosts, HOST_COLUMNS)
+    request = api.ListArchiveHostsRequest()
+    found = pages.each(run.client.archives.ListArchiveHosts, request, lambda page: page.archive_hosts)
+    output.resources(run, found, HOST_COLUMNS)
 
 
 @archive.command("list")

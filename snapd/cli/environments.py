@@ -1,6 +1,7 @@
 """snapvol environment: the boundaries between tenants."""
 
 import datetime
+from collections.abc import Iterator
 
 import click
 
@@ -70,8 +71,40 @@ def list_(run: session.Session, filter_: str, order_by: str, limit: int | None) 
 @click.argument("name")
 @session.pass_session
 def show(run: session.Session, name: str) -> None:
-    """Show an environment."""
-    output.resource(run, _get(run, name))
+    """Show an environment. The table has what it takes too; as JSON that is `usage`."""
+    found = _get(run, name)
+    if run.as_json:
+        output.resource(run, found)
+    else:
+        output.table([*output.details(found), *_takes(_usage(run, found.name), without="name")])
+
+
+@environment.command()
+@click.argument("name", required=False, default="")
+@session.pass_session
+def usage(run: session.Session, name: str) -> None:
+    """Show what an environment takes, on primary storage and in the archive."""
+    if not (name or run.environment):
+        raise click.UsageError("say which environment")
+    found = _usage(run, names.environment(name or run.environment))
+    if run.as_json:
+        output.resource(run, found)
+    else:
+        output.table(_takes(found))
+
+
+def _usage(run: session.Session, name: str) -> api.EnvironmentUsage:
+    return run.client.environments.GetEnvironmentUsage(api.GetEnvironmentUsageRequest(name=name)).usage
+
+
+def _takes(found: api.EnvironmentUsage, without: str = "") -> Iterator[list[str]]:
+    """Yield the figures, and what follows from those of the archive."""
+    yield from (row for row in output.details(found) if row[0] != without)
+    if found.archive.stored_bytes:
+        yield ["archive.ratio", output.ratio(found.archive.logical_bytes, found.archive.stored_bytes)]
+    if found.archive.changed_bytes:
+        part = found.archive.deduplicated_bytes * 100 / found.archive.changed_bytes
+        yield ["archive.deduplicated", f"{part:.0f} %"]
 
 
 @environment.command()

@@ -77,6 +77,9 @@ def details(message: Message, prefix: str = "") -> Iterator[list[str]]:
         name = prefix + field.name
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             yield [name, labels(value)]
+        elif field.is_repeated and field.message_type is not None:
+            for index, item in enumerate(value):
+                yield from details(item, f"{name}[{index}].")
         elif field.is_repeated:
             yield [name, ", ".join(map(str, value))]
         elif isinstance(value, Message) and not isinstance(
@@ -100,6 +103,11 @@ def scalar(field: descriptor.FieldDescriptor, value: Any) -> str:
     if field.name.endswith("_bytes"):
         return f"{units.format_size(value)} ({value})" if value >= units.KIB else f"{value} B"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def ratio(part: int, whole: int) -> str:
+    """Return how often one number goes into another: '2.5 : 1'."""
+    return f"{part / whole:.2f} : 1"
 
 
 def enum(kind: Any, value: int) -> str:

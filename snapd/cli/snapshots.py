@@ -87,7 +87,14 @@ def list_(run: session.Session, volume: str, filter_: str, order_by: str, limit:
 @session.pass_session
 def show(run: session.Session, name: str) -> None:
     """Show a snapshot."""
-    output.resource(run, _get(run, names.full("snapshots", name, run.environment)))
+    found = _get(run, names.full("snapshots", name, run.environment))
+    if run.as_json:
+        output.resource(run, found)
+        return
+    rows = list(output.details(found))
+    if found.archive.changed_bytes:
+        rows.append(["archive.amplification", output.ratio(found.archive.stored_bytes, found.archive.changed_bytes)])
+    output.table(rows)
 
 
 @snapshot.command()
@@ -163,7 +170,7 @@ def wait(run: session.Session, name: str, archived: bool, timeout: datetime.time
             run.client,
             full,
             archived=archived,
-            on_progress=lambda present: bar.update(present.archive.bytes_done, present.archive.bytes_total),
+            on_progress=bar.follow_archiving,
             timeout_s=None if timeout is None else timeout.total_seconds(),
         )
     output.resource(run, found)

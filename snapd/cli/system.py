@@ -1,9 +1,31 @@
 """snapvol system: the daemon itself."""
 
+import datetime
+from typing import Any, Final
+
 import click
 
-from snapd.cli import output, session
+from snapd.cli import output, parameters, session
 from snapd.v1 import system_service_pb2 as api
+
+WORKERS: Final = {"archiver": api.WORKER_ARCHIVER, "keeper": api.WORKER_KEEPER}
+"""The parts of the background work, as they are called on the command line."""
+
+
+def _worker(state: api.WorkState) -> str:
+    return output.enum(api.Worker.DESCRIPTOR, state.worker).lower()
+
+
+COLUMNS: list[output.Column] = [
+    ("WORKER", _worker),
+    ("STATE", lambda state: "paused" if state.paused else "on"),
+    ("RUNNING", lambda state: str(state.running_count)),
+    ("WAITING", lambda state: str(state.waiting_count)),
+    ("PAUSED", lambda state: output.moment(state.pause_time)),
+    ("UNTIL", lambda state: output.moment(state.resume_time)),
+    ("BY", lambda state: state.paused_by),
+    ("REASON", lambda state: state.reason),
+]
 
 
 @click.group(cls=session.Noun)
@@ -23,3 +45,44 @@ def info(run: session.Session) -> None:
 def capacity(run: session.Session) -> None:
     """Show how full primary storage and the archive are."""
     output.resource(run, run.client.system.GetCapacity(api.GetCapacityRequest()))
+
+
+@system.command()
+@session.pass_session
+def status(run: session.Session) -> None:
+    """Show what the background work does, and what keeps it from it."""
+    _show(run, run.client.system.GetServerInfo(api.GetServerInfoRequest()).work)
+
+
+def _workers_argument(function: Any) -> Any:
+    return click.argument("workers", nargs=-1, type=click.Choice(list(WORKERS)), metavar="[archiver] [keeper]")(
+        function
+    )
+
+
+@system.command()
+@_workers_argument
+@click.option("--for", "duration", type=parameters.DURATION, help="Go on by itself after so long.")
+@click.option("--reason", default="", help="Why, for whoever looks.")
+@session.pass_session
+def pause(run: session.Session, workers: tuple[str, ...], duration: datetime.timedelta | None, reason: str) -> None:
+    """Hold the archiver, the keeper, or both if none is named. It outlives restarts of the daemon."""
+    request = api.PauseWorkRequest(workers=[WORKERS[name] for name in workers], reason=reason)
+    if duration is not None:
+        if not duration:
+            raise click.BadParameter("must be longer than nothing", param_hint="--for")
+        request.pause_duration.FromTimedelta(duration)
+    _show(run, run.client.system.PauseWork(request).work)
+
+
+@system.command()
+@_workers_argument
+@session.pass_session
+def resume(run: session.Session, workers: tuple[str, ...]) -> None:
+    """Let the archiver, the keeper, or both if none is named, go on."""
+    request = api.ResumeWorkRequest(workers=[WORKERS[name] for name in workers])
+    _show(run, run.client.system.ResumeWork(request).work)
+
+
+def _show(run: session.Session, work: Any) -> None:
+    output.resources(run, work, COLUMNS)

@@ -39,5 +39,5 @@ def restore(manifest: manifests.Manifest, target: writer.Writer, threads: int, c
         control.advance(end - done)
         done = end
     control.advance(manifest.size_bytes - done)
-    control.begin("FLUSHING")
+    control.go_on_to("FLUSHING")
     target.flush()

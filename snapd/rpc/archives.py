@@ -21,8 +21,9 @@ class ArchiveServicer(archive_service_pb2_grpc.ArchiveServiceServicer):
     async def ListArchiveHosts(
         self, request: messages.ListArchiveHostsRequest, context: Any
     ) -> messages.ListArchiveHostsResponse:
-        found = await self._edge.workers.run(self._archives.hosts)
-        return messages.ListArchiveHostsResponse(archive_hosts=map(_host, found))
+        page_size = min(request.page_size or _USUAL_PAGE, convert.LARGEST_PAGE)
+        found, token = await self._edge.workers.run(self._archives.hosts, page_size, request.page_token)
+        return messages.ListArchiveHostsResponse(archive_hosts=map(_host, found), next_page_token=token)
 
     async def ListArchivedSnapshots(
         self, request: messages.ListArchivedSnapshotsRequest, context: Any

@@ -8,7 +8,7 @@ import datetime
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf import message
@@ -92,6 +92,17 @@ def retention(value: Any) -> str:
     if not 0 <= value.seconds <= LONGEST_RETENTION.total_seconds() or not 0 <= value.nanos < 1_000_000_000:
         return f"must be between 0 and {LONGEST_RETENTION.days} days"
     return ""
+
+
+def pause_length(value: Any) -> str:
+    """A google.protobuf.Duration; nothing stands for no end."""
+    return retention(value)
+
+
+def workers(value: Iterable[int]) -> str:
+    """Parts of the background work, or none for all."""
+    unknown = [number for number in value if not 0 < number <= len(model.Worker)]
+    return f"{unknown[0]} is not a worker" if unknown else ""
 
 
 def request_id(value: str) -> str:
@@ -212,6 +223,7 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
         "request_id": request_id,
     },
     "GetEnvironment": _ENVIRONMENT,
+    "GetEnvironmentUsage": _ENVIRONMENT,
     "ListEnvironments": {**_PAGED, "order_by": text},
     "UpdateEnvironment": {
         "environment.name": required_name(names.ENVIRONMENT),
@@ -272,7 +284,7 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
     },
     "DeleteSnapshot": {**_SNAPSHOT, **_GUARDED},
     "ArchiveSnapshot": {**_SNAPSHOT, **_GUARDED},
-    "ListArchiveHosts": {},
+    "ListArchiveHosts": {"page_size": page_size, "page_token": page_token},
     "ListArchivedSnapshots": {
         "parent": required_name(names.ARCHIVE_HOST),
         "page_size": page_size,
@@ -280,6 +292,8 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
     },
     "GetServerInfo": {},
     "GetCapacity": {},
+    "PauseWork": {"workers": workers, "reason": text, "pause_duration": pause_length, "request_id": request_id},
+    "ResumeWork": {"workers": workers, "request_id": request_id},
     "GetOperation": _OPERATION,
     "ListOperations": {"name": listed_parent, **_PAGED},
     "WaitOperation": _OPERATION,

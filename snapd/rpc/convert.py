@@ -1,7 +1,7 @@
 """Between messages and the domain. Pure: asks nobody, changes nothing; requests have been checked before."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import blake3
@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from snapd import model
 from snapd.rpc import errors as statuses
 from snapd.rpc import methods
-from snapd.service import checking, lookup
+from snapd.service import checking, lookup, usage, work
 from snapd.service import names as service_names
 from snapd.v1 import (
     environment_service_pb2,
@@ -29,6 +29,10 @@ _ROLES = {
     volume_service_pb2.Volume.ROLE_UNSPECIFIED: model.VolumeRole.DATA,
     volume_service_pb2.Volume.ROLE_ROOT: model.VolumeRole.ROOT,
     volume_service_pb2.Volume.ROLE_DATA: model.VolumeRole.DATA,
+}
+_WORKERS = {
+    int(system_service_pb2.WORKER_ARCHIVER): model.Worker.ARCHIVER,
+    int(system_service_pb2.WORKER_KEEPER): model.Worker.KEEPER,
 }
 _FORMATS = {
     volume_service_pb2.IMAGE_FORMAT_RAW: model.ImageFormat.RAW,
@@ -99,6 +103,16 @@ def image_format(number: int) -> model.ImageFormat:
     return _FORMATS[volume_service_pb2.ImageFormat.ValueType(number)]
 
 
+def workers(numbers: Iterable[int]) -> tuple[model.Worker, ...]:
+    """Return the parts of the background work that a request names."""
+    return tuple(_WORKERS[number] for number in numbers)
+
+
+def pause_length(request_: system_service_pb2.PauseWorkRequest) -> datetime.timedelta | None:
+    """Return how long a pause lasts, or None if it has no end."""
+    return request_.pause_duration.ToTimedelta() or None
+
+
 # --- to the wire ------------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +150,29 @@ def environment(found: model.Environment) -> environment_service_pb2.Environment
         retention_duration=duration(found.retention),
         create_time=timestamp(found.created),
         update_time=timestamp(found.updated),
+    )
+
+
+def environment_usage(found: usage.EnvironmentUsage) -> environment_service_pb2.EnvironmentUsage:
+    """Return what an environment takes."""
+    answer = environment_service_pb2.EnvironmentUsage
+    return answer(
+        name=service_names.environment(found.environment),
+        volume_count=found.volumes,
+        snapshot_count=found.snapshots,
+        archived_snapshot_count=found.archived_snapshots,
+        provisioned_bytes=found.provisioned_bytes,
+        primary=answer.Primary(exclusive_bytes=found.primary.exclusive, shared_bytes=found.primary.shared),
+        archive=answer.Archive(
+            reachable=found.stored_bytes is not None,
+            stored_bytes=found.stored_bytes or 0,
+            logical_bytes=found.logical_bytes,
+            changed_bytes=found.figures.changed,
+            read_bytes=found.figures.read,
+            zero_bytes=found.figures.zero,
+            deduplicated_bytes=found.figures.deduplicated,
+            new_bytes=found.figures.new,
+        ),
     )
 
 
@@ -229,6 +266,14 @@ def _archive(archive: model.Archive) -> snapshot_service_pb2.Snapshot.Archive:
         error=problem(archive.error),
         next_attempt_time=timestamp(archive.next_attempt if archive.error else None),
         stored_bytes=archive.stored_bytes,
+        paused=archive.paused,
+        bytes_per_second=archive.bytes_per_second,
+        estimated_end_time=timestamp(archive.estimated_end),
+        changed_bytes=archive.figures.changed,
+        read_bytes=archive.figures.read,
+        zero_bytes=archive.figures.zero,
+        deduplicated_bytes=archive.figures.deduplicated,
+        new_bytes=archive.figures.new,
     )
 
 
@@ -246,6 +291,8 @@ def operation(found: model.Operation, response: message.Message | None) -> opera
         stage=found.stage,
         bytes_done=found.bytes_done,
         bytes_total=found.bytes_total,
+        bytes_per_second=found.bytes_per_second,
+        estimated_end_time=timestamp(found.estimated_end),
         attempt=found.attempt,
         create_time=timestamp(found.created),
         end_time=timestamp(found.ended),
@@ -263,6 +310,21 @@ def archive_place(name: str) -> model.ArchivePlace | None:
         return None
     _, host, _, environment_uid, _, snapshot_uid = name.split("/")
     return model.ArchivePlace(host, environment_uid, snapshot_uid)
+
+
+def work_state(found: work.WorkState) -> system_service_pb2.WorkState:
+    """Return what a part of the background work does."""
+    pause = found.pause
+    return system_service_pb2.WorkState(
+        worker=system_service_pb2.Worker.Value(f"WORKER_{found.worker}"),
+        paused=pause is not None,
+        reason=pause.reason if pause else "",
+        paused_by=pause.paused_by if pause else "",
+        pause_time=timestamp(pause.since if pause else None),
+        resume_time=timestamp(pause.until if pause else None),
+        running_count=found.running,
+        waiting_count=found.waiting,
+    )
 
 
 def capacity(found: model.Capacity) -> system_service_pb2.GetCapacityResponse:

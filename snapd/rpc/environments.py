@@ -38,6 +38,12 @@ class EnvironmentServicer(environment_service_pb2_grpc.EnvironmentServiceService
         found = self._environments.get(names.last_id(request.name))
         return messages.GetEnvironmentResponse(environment=convert.environment(found))
 
+    async def GetEnvironmentUsage(
+        self, request: messages.GetEnvironmentUsageRequest, context: Any
+    ) -> messages.GetEnvironmentUsageResponse:
+        usage = await self._edge.workers.run(self._edge.service.usages.of_environment, names.last_id(request.name))
+        return messages.GetEnvironmentUsageResponse(usage=convert.environment_usage(usage))
+
     async def ListEnvironments(
         self, request: messages.ListEnvironmentsRequest, context: Any
     ) -> messages.ListEnvironmentsResponse:

@@ -39,7 +39,7 @@ class Method:
 
 
 _READS = {
-    "snapd.v1.EnvironmentService": ("GetEnvironment", "ListEnvironments"),
+    "snapd.v1.EnvironmentService": ("GetEnvironment", "GetEnvironmentUsage", "ListEnvironments"),
     "snapd.v1.VolumeService": ("GetVolume", "ListVolumes"),
     "snapd.v1.SnapshotService": ("GetSnapshot", "ListSnapshots"),
     "snapd.v1.ArchiveService": ("ListArchiveHosts", "ListArchivedSnapshots"),
@@ -50,6 +50,7 @@ _CHANGES = {
     "snapd.v1.EnvironmentService": ("CreateEnvironment", "UpdateEnvironment", "DeleteEnvironment"),
     "snapd.v1.VolumeService": ("CreateVolume", "UpdateVolume", "RevertVolume", "DeleteVolume"),
     "snapd.v1.SnapshotService": ("CreateSnapshot", "UpdateSnapshot", "DeleteSnapshot", "ArchiveSnapshot"),
+    "snapd.v1.SystemService": ("PauseWork", "ResumeWork"),
     "google.longrunning.Operations": ("CancelOperation", "DeleteOperation"),
 }
 _OTHERS = (

@@ -40,12 +40,32 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
             chain_depth=self._info.chain_depth,
             request_id_retention_duration=convert.duration(REQUEST_ID_RETENTION),
         )
+        states = await self._edge.workers.run(self._edge.service.work.states)
         return messages.GetServerInfoResponse(
             version=self._info.version,
             start_time=convert.timestamp(self._info.started),
             capabilities=self._info.capabilities,
             limits=limits,
+            work=map(convert.work_state, states),
         )
 
     async def GetCapacity(self, request: messages.GetCapacityRequest, context: Any) -> messages.GetCapacityResponse:
         return convert.capacity(await self._edge.workers.run(self._edge.service.capacity))
+
+    async def PauseWork(self, request: messages.PauseWorkRequest, context: Any) -> messages.PauseWorkResponse:
+        states = await self._edge.workers.run(
+            self._edge.service.work.pause,
+            self._edge.request(request, "PauseWork", ""),
+            convert.workers(request.workers),
+            request.reason,
+            convert.pause_length(request),
+        )
+        return messages.PauseWorkResponse(work=map(convert.work_state, states))
+
+    async def ResumeWork(self, request: messages.ResumeWorkRequest, context: Any) -> messages.ResumeWorkResponse:
+        states = await self._edge.workers.run(
+            self._edge.service.work.resume,
+            self._edge.request(request, "ResumeWork", ""),
+            convert.workers(request.workers),
+        )
+        return messages.ResumeWorkResponse(work=map(convert.work_state, states))

@@ -41,11 +41,17 @@ class Archives:
     def __init__(self, core: cores.Core) -> None:
         self._core = core
 
-    def hosts(self) -> list[Host]:
-        """Return the hosts, ordered by name. Raises errors.ArchiveUnreachable, errors.ArchiveRefused."""
+    def hosts(self, page_size: int, page_token: str) -> tuple[list[Host], str]:
+        """Return one page of the hosts, ordered by name, and the token of the next.
+
+        Raises errors.InvalidPageToken, errors.ArchiveUnreachable, errors.ArchiveRefused.
+        """
         repository = self._core.repository
         own = self._core.settings.host
-        return [Host(name, name == own, repository.last_seen(name)) for name in repository.hosts()]
+        (after,) = _decode_token(page_token, 1) if page_token else ("",)
+        names = [name for name in repository.hosts() if name > after]
+        found = [Host(name, name == own, repository.last_seen(name)) for name in names[:page_size]]
+        return found, _encode_token(found[-1].name) if len(names) > page_size else ""
 
     def snapshots(self, host: str, page_size: int, page_token: str) -> tuple[list[Archived], str]:
         """Return one page of a host's snapshots, and the token of the next.
@@ -55,13 +61,15 @@ class Archives:
         repository = self._core.repository
         if host not in repository.hosts():
             raise errors.NotFound(resource_type="archive host", name=f"hosts/{host}")
-        after = _decode_token(host, page_token) if page_token else ("", "")
+        found_host, *after = _decode_token(page_token, 3) if page_token else (host, "", "")
+        if found_host != host:
+            raise errors.InvalidPageToken(problem="it belongs to another host")
         found: list[Archived] = []
         for environment_uid in repository.environments(host):
             if environment_uid < after[0] or environment_uid == cores.CATALOG_AREA:
                 continue
             for snapshot_uid in repository.snapshots(environment_uid, host):
-                if (environment_uid, snapshot_uid) <= after:
+                if [environment_uid, snapshot_uid] <= after:
                     continue
                 if len(found) == page_size:
                     last = found[-1].place
@@ -95,15 +103,15 @@ def _described(place: model.ArchivePlace, found: manifests.Manifest) -> Archived
     )
 
 
-def _encode_token(host: str, environment_uid: str, snapshot_uid: str) -> str:
-    return base64.urlsafe_b64encode(f"{host}/{environment_uid}/{snapshot_uid}".encode()).decode("ascii")
+def _encode_token(*parts: str) -> str:
+    return base64.urlsafe_b64encode("/".join(parts).encode()).decode("ascii")
 
 
-def _decode_token(host: str, token: str) -> tuple[str, str]:
+def _decode_token(token: str, count: int) -> list[str]:
     try:
-        found_host, environment_uid, snapshot_uid = base64.urlsafe_b64decode(token).decode().split("/")
+        parts = base64.urlsafe_b64decode(token).decode().split("/")
     except (ValueError, binascii.Error) as error:
         raise errors.InvalidPageToken(problem="it was not handed out by this server") from error
-    if found_host != host:
-        raise errors.InvalidPageToken(problem="it belongs to another host")
-    return environment_uid, snapshot_uid
+    if len(parts) != count:
+        raise errors.InvalidPageToken(problem="it was handed out for another list")
+    return parts

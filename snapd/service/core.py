@@ -2,15 +2,16 @@
 
 import dataclasses
 import datetime
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from snapd import clock as clocks
-from snapd import errors, model
+from snapd import errors, model, pace
 from snapd.archive import manifest as manifests
 from snapd.archive import repository as repositories
-from snapd.catalog import db, layers, operations
+from snapd.catalog import db, layers, operations, pauses, snapshots
 from snapd.copier import control as controls
 from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
@@ -47,17 +48,25 @@ def packs_of(environment_uid: str) -> str:
 class Controls:
     """The reins of running work, by the intent's kind and the uid of the resource that it works on."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], controls.Control] = controls.Control) -> None:
+        """Have new reins made by a function."""
+        self._make = make
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str], controls.Control] = {}
         self._parked = False
+        self._paused: set[str] = set()
+
+    @property
+    def parked(self) -> bool:
+        """Whether all work is to stop until the next start."""
+        return self._parked
 
     @contextmanager
     def running(self, kind: str, subject: str) -> Iterator[controls.Control]:
         """Register work on a resource for the length of a block."""
-        control = controls.Control()
+        control = self._make()
         with self._lock:
-            if self._parked:
+            if self._parked or kind in self._paused:
                 control.park()
             self._running[kind, subject] = control
         try:
@@ -72,6 +81,24 @@ class Controls:
         """Return the reins of the work on a resource, if there is any."""
         with self._lock:
             return self._running.get((kind, subject))
+
+    def count(self, kind: str) -> int:
+        """Return how much work of a kind is under way."""
+        with self._lock:
+            return sum(running == kind for running, _ in self._running)
+
+    def pause(self, kind: str) -> None:
+        """Ask the work of a kind, now and from now on, to stop until it is resumed."""
+        with self._lock:
+            self._paused.add(kind)
+            for (running, _), control in self._running.items():
+                if running == kind:
+                    control.park()
+
+    def resume(self, kind: str) -> None:
+        """Let work of a kind begin again. What was parked stays so: whoever runs it takes it up anew."""
+        with self._lock:
+            self._paused.discard(kind)
 
     def park(self) -> None:
         """Ask all work, now and from now on, to stop until the next start."""
@@ -91,6 +118,10 @@ class Core:
     pool: pools.Pool
     pins: pinning.Pins
     repository: repositories.Repository
+    archive_pace: pace.Pace
+    """How fast all archive runs together may read."""
+    scrub_pace: pace.Pace
+    """How fast the archive may be read to check it: by `paced.PacedBackend`, with a control's `wait`."""
     locks: locking.KeyedLocks = dataclasses.field(default_factory=locking.KeyedLocks)
     controls: Controls = dataclasses.field(default_factory=Controls)
     hints: hinting.Hints = dataclasses.field(default_factory=hinting.Hints)
@@ -179,14 +210,49 @@ class Core:
         return self.with_progress(found)
 
     def with_progress(self, operation: model.Operation) -> model.Operation:
-        """Return an operation with the progress of its work, if it is running."""
+        """Return an operation with the progress of its work, if it is running or waits to."""
         kind = WORK_OF_METHOD.get(operation.method, "")
-        control = None if operation.done else self.controls.find(kind, operation.target_uid)
+        waits = False
+        if kind == "archive":
+            operation, waits = self._with_attempt(operation)
+        # What waits again may have its reins for a moment still.
+        control = None if operation.done or waits else self.controls.find(kind, operation.target_uid)
         if control is None:
             return operation
+        progress = control.progress()
         return dataclasses.replace(
-            operation, stage=control.stage, bytes_done=control.bytes_done, bytes_total=control.bytes_total
+            operation,
+            stage=progress.stage,
+            bytes_done=progress.bytes_done,
+            bytes_total=progress.bytes_total,
+            bytes_per_second=progress.bytes_per_second,
+            estimated_end=self.after(progress.remaining),
         )
+
+    def _with_attempt(self, operation: model.Operation) -> tuple[model.Operation, bool]:
+        """Return the operation of an archiving with which attempt it is at, and whether it waits, and for what."""
+        reader = self.catalog.reader()
+        found = snapshots.attempts(reader, operation.target_uid)
+        if found is None:
+            return operation, False
+        begun, next_attempt = found
+        if operation.done or next_attempt is None:
+            return dataclasses.replace(operation, stage="", attempt=max(1, begun)), False
+        now = self.now()
+        paused = next_attempt <= now and pauses.find(reader, model.Worker.ARCHIVER, now) is not None
+        return dataclasses.replace(operation, stage="PAUSED" if paused else "WAITING", attempt=begun + 1), True
+
+    def after(self, period: datetime.timedelta | None) -> datetime.datetime | None:
+        """Return when a time from now on, which may be unknown, will have passed."""
+        return None if period is None else self.now() + period
+
+    def estimate(
+        self, connection: sqlite3.Connection, layer: str | None, environment_uid: str, by: datetime.datetime
+    ) -> int:
+        """Return about how many bytes an archive run of a frozen layer will read, if it begins at a moment."""
+        if layer is None:
+            return 0
+        return sum(map(self.pool.allocated_bytes, layers.to_archive(connection, layer, environment_uid, by)))
 
     def space(self, top: str | None) -> model.Space:
         """Return what a layer takes with all that it stands on: what would go with it, and what would stay."""

@@ -16,6 +16,7 @@ class Hints:
         self._postponed_environments: set[str] = set()
         self._environments: set[str] = set()
         self._stopping = False
+        self._nudged = False
 
     def layer(self, uid: str | None) -> None:
         """A layer lost a use, or gained a frozen child: maybe it can be folded. Called after the commit."""
@@ -47,18 +48,45 @@ class Hints:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Have `take` return at once, from now on."""
+        """Have every wait return at once, from now on."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
-    def take(self, clock: clocks.Clock, until: datetime.datetime) -> tuple[set[str], set[str]] | None:
-        """Wait for hints, or for a moment, and take what is there; None when it is time to stop."""
+    def nudge(self) -> None:
+        """Have whoever waits look up, though there is no hint."""
         with self._changed:
-            while not (self._stopping or self._layers or self._environments or clock.now() >= until):
+            self._nudged = True
+            self._changed.notify_all()
+
+    def rest(self, clock: clocks.Clock, until: datetime.datetime | None) -> bool:
+        """Wait for a moment, or for a nudge, whatever hints there are; False when it is time to stop."""
+        with self._changed:
+            while not (self._stopping or self._nudged or (until is not None and clock.now() >= until)):
                 clock.wait(self._changed, until)
-            if self._stopping:
-                return None
+            self._nudged = False
+            return not self._stopping
+
+    def wait(self, clock: clocks.Clock, until: datetime.datetime) -> bool:
+        """Wait for hints, for a moment or for a nudge; False when it is time to stop."""
+        with self._changed:
+            while not (self._stopping or self._nudged or self._any() or clock.now() >= until):
+                clock.wait(self._changed, until)
+            self._nudged = False
+            return not self._stopping
+
+    def _any(self) -> bool:
+        return bool(self._layers or self._environments)
+
+    def take(self) -> tuple[set[str], set[str]]:
+        """Take the layers and the environments that there are hints for."""
+        with self._changed:
             taken = self._layers, self._environments
             self._layers, self._environments = set(), set()
             return taken
+
+    def put_back(self, layers: set[str], environments: set[str]) -> None:
+        """Have what was taken and not looked at wait for the next look."""
+        with self._changed:
+            self._layers |= layers
+            self._environments |= environments

@@ -14,6 +14,7 @@ from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import history, transfers
 from snapd.service import jobs as running
+from snapd.service import work as working
 from snapd.service.intents import fold
 
 _log = logging.getLogger(__name__)
@@ -28,9 +29,12 @@ EVENTS_KEPT = datetime.timedelta(hours=48)
 class Keeper:
     """The thread."""
 
-    def __init__(self, core: cores.Core, jobs: running.Jobs, transfer_service: transfers.Transfers) -> None:
+    def __init__(
+        self, core: cores.Core, jobs: running.Jobs, transfer_service: transfers.Transfers, work: working.Work
+    ) -> None:
         self._core = core
         self._jobs = jobs
+        self._work = work
         self._transfers = transfer_service
         self._next_round = core.now()
         self._thread = threading.Thread(target=self._loop, name="keeper")
@@ -38,29 +42,45 @@ class Keeper:
     def start(self) -> None:
         """Begin, with a round over everything."""
         self._core.pins.on_release(self._core.hints.unpinned)
+        self._work.on_change(self._core.hints.nudge)
         self._thread.start()
 
     def _loop(self) -> None:
         core = self._core
         while True:
-            taken = core.hints.take(core.clock, self._next_round)
-            if taken is None:
+            pause = self._paused()
+            if pause is not None:
+                if not core.hints.rest(core.clock, pause.until):
+                    return
+                continue
+            if not core.hints.wait(core.clock, self._next_round):
                 return
-            candidates, dirty = taken
             try:
-                if core.now() >= self._next_round:
-                    self._next_round = core.now() + ROUND
-                    self._make_round()
-                    candidates |= set(layers.frozen_uids(core.catalog.reader()))
-                    dirty |= set(core.repository.environments())
-                self._fold_all(candidates)
-                for uid in dirty:
-                    self._collect(uid)
+                self._look()
             except controls.Stopped:
                 return
             except Exception:
                 # The end of a thread is a boundary: whatever goes wrong, layers must go on being merged.
                 _log.exception("the keeper was interrupted; it goes on with its next round")
+
+    def _paused(self) -> model.Pause | None:
+        return self._work.obey(model.Worker.KEEPER)
+
+    def _look(self) -> None:
+        """Work off the hints, and make a round if it is time for one. A pause ends it after what is under way."""
+        core = self._core
+        if self._paused() is not None:
+            return
+        candidates, dirty = core.hints.take()
+        if core.now() >= self._next_round:
+            self._next_round = core.now() + ROUND
+            self._make_round()
+            candidates |= set(layers.frozen_uids(core.catalog.reader()))
+            dirty |= set(core.repository.environments())
+        self._fold_all(candidates)
+        while dirty and self._paused() is None:
+            self._collect(dirty.pop())
+        core.hints.put_back(candidates, dirty)
 
     def _make_round(self) -> None:
         core = self._core
@@ -85,7 +105,7 @@ class Keeper:
     def _fold_all(self, candidates: set[str]) -> None:
         """Fold what can be folded among the candidates and their neighbours, until nothing is left to do."""
         core = self._core
-        while candidates:
+        while candidates and self._paused() is None:
             uid = candidates.pop()
             pair = layers.foldable(core.catalog.reader(), uid)
             if pair is not None and self._fold(*pair):

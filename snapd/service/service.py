@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from snapd import clock as clocks
-from snapd import errors, fsops, model
+from snapd import errors, fsops, model, pace
 from snapd.archive import repository as repositories
 from snapd.catalog import db
 from snapd.pool import layers as pools
@@ -22,7 +22,9 @@ from snapd.service import (
     recovery,
     stores,
     transfers,
+    usage,
     volumes,
+    work,
 )
 from snapd.service import core as cores
 from snapd.service import snapshots as snapshot_service
@@ -61,11 +63,13 @@ class Service:
                 revert.KIND: revert.Handler(core),
             },
         )
-        self._archiver = archiver.Archiver(core, self._jobs)
+        self.work = work.Work(core)
+        self._archiver = archiver.Archiver(core, self._jobs, self.work)
         self.transfers = transfers.Transfers(core, self._jobs, self._heads)
         self.checks = checking.Checks(core, self._heads, self.transfers.reading)
-        self._keeper = keeper.Keeper(core, self._jobs, self.transfers)
+        self._keeper = keeper.Keeper(core, self._jobs, self.transfers, self.work)
         self.environments = environments.Environments(core)
+        self.usages = usage.Usages(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
         self.snapshots = snapshot_service.Snapshots(core, self._jobs)
         self.archives = archives.Archives(core)
@@ -94,6 +98,8 @@ class Service:
                 pool=pools.Pool(settings.pool_path, settings.low_watermark_bytes),
                 pins=pinning.Pins(),
                 repository=repository,
+                archive_pace=pace.Pace(clock, settings.archive_bytes_per_second),
+                scrub_pace=pace.Pace(clock, settings.scrub_bytes_per_second),
             )
             service = cls(core)
             opened.pop_all()
@@ -130,10 +136,10 @@ class Service:
     def capacity(self) -> model.Capacity:
         """Return the space of the pool and of the archive."""
         core = self._core
-        usage = core.pool.usage()
+        pool = core.pool.usage()
         return model.Capacity(
-            pool_total=usage.total,
-            pool_free=usage.free,
+            pool_total=pool.total,
+            pool_free=pool.free,
             pool_used=core.pool.used_bytes(),
             pool_watermark=core.pool.low_watermark_bytes,
             archive=self._archive_capacity(),

@@ -26,6 +26,11 @@ class Settings:
     low_watermark_bytes: int
     max_chain_depth: int
     archive_workers: int
+    archive_workers_per_environment: int
+    archive_bytes_per_second: int
+    """Of all archive runs together; 0: no limit."""
+    scrub_bytes_per_second: int
+    """Of checks of the archive; 0: no limit."""
     copy_threads: int
     retry_initial: datetime.timedelta
     retry_longest: datetime.timedelta

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from snapd import errors, model
-from snapd.catalog import db, environments, journal, layers, operations, points, snapshots, volumes
+from snapd.catalog import db, environments, journal, layers, operations, pauses, points, snapshots, volumes
 from snapd.service import core as cores
 from snapd.service import jobs as running
 from snapd.service import lookup, names, states
@@ -46,17 +46,30 @@ class Snapshots:
 
     def _live(self, snapshot: model.Snapshot) -> model.Snapshot:
         """Return a snapshot with what only the running archiver knows: how far it is."""
+        if snapshot.archive.state is model.ArchiveState.SCHEDULED:
+            return self._waiting(snapshot)
         control = self._core.controls.find(archive_run.KIND, snapshot.uid)
         if control is None or snapshot.archive.state is not model.ArchiveState.ARCHIVING:
             return snapshot
-        verifying = control.stage == model.ArchiveState.VERIFYING
+        progress = control.progress()
+        verifying = progress.stage == model.ArchiveState.VERIFYING
         archive = dataclasses.replace(
             snapshot.archive,
             state=model.ArchiveState.VERIFYING if verifying else snapshot.archive.state,
-            bytes_done=control.bytes_done,
-            bytes_total=control.bytes_total,
+            bytes_done=progress.bytes_done,
+            bytes_total=progress.bytes_total,
+            bytes_per_second=progress.bytes_per_second,
+            estimated_end=self._core.after(progress.remaining),
         )
         return dataclasses.replace(snapshot, archive=archive)
+
+    def _waiting(self, snapshot: model.Snapshot) -> model.Snapshot:
+        """Return a snapshot that is in the archiver's queue, with whether a pause keeps it there."""
+        core = self._core
+        due, now = snapshot.archive.next_attempt, core.now()
+        if due is None or due > now or pauses.find(core.catalog.reader(), model.Worker.ARCHIVER, now) is None:
+            return snapshot
+        return dataclasses.replace(snapshot, archive=dataclasses.replace(snapshot.archive, paused=True))
 
     def space(self, snapshot: model.Snapshot) -> model.Space:
         """Return what a snapshot takes on primary storage."""
@@ -214,7 +227,15 @@ class Snapshots:
         if archive.state is model.ArchiveState.ARCHIVED:
             operations.end(tx, operation.uid, now)
         elif archive.state is not model.ArchiveState.ARCHIVING:
-            again = dataclasses.replace(archive, state=model.ArchiveState.SCHEDULED, next_attempt=now, error=None)
+            layer = points.get(tx.connection, snapshot.point).layer
+            again = dataclasses.replace(
+                archive,
+                state=model.ArchiveState.SCHEDULED,
+                next_attempt=now,
+                error=None,
+                urgent=True,
+                estimated_bytes=self._core.estimate(tx.connection, layer, snapshot.environment_uid, now),
+            )
             state = model.SnapshotState.COMPLETED if snapshot.rapid else model.SnapshotState.IN_PROGRESS
             snapshots.put(tx, dataclasses.replace(snapshot, archive=again, state=state, error=None, updated=now))
             volumes.touch(tx, snapshot.volume_uid, now)

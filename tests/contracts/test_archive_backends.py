@@ -10,12 +10,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from snapd import errors, fsops
-from snapd.archive.backends import backend, directory, memory, s3
+from snapd import clock as clocks
+from snapd import errors, fsops, units
+from snapd import pace as paces
+from snapd.archive.backends import backend, directory, memory, paced, s3
+from snapd.copier import control as controls
 from tests.stores import servers
 
 
-@pytest.fixture(scope="session", params=["directory", "memory", "moto", "versitygw"])
+@pytest.fixture(scope="session", params=["directory", "memory", "paced", "moto", "versitygw"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The kind of store, and the URL of its server if it has one."""
     if request.param not in servers.SERVERS:
@@ -33,6 +36,10 @@ def store(server: tuple[str, str], tmp_path: pathlib.Path, request: pytest.Fixtu
         return directory.DirectoryBackend(tmp_path / "store")
     if kind == "memory":
         return memory.MemoryBackend()
+    if kind == "paced":
+        # Fast enough that nobody waits long, slow enough that what is moved is cut into pieces.
+        pace = paces.Pace(clocks.SystemClock(), 64 * units.MIB)
+        return paced.PacedBackend(memory.MemoryBackend(), pace, controls.Control().wait)
     # Each test has the bucket to itself below a prefix.
     prefix = f"tests/{zlib.crc32(request.node.nodeid.encode()):08x}"
     return s3.S3Backend(servers.settings(url, tmp_path / "spool", prefix))

@@ -65,6 +65,9 @@ def test_every_value_of_a_full_file_is_taken_over(tmp_path: pathlib.Path) -> Non
         compression_level = 3
         [archiver]
         workers = 5
+        workers_per_environment = 3
+        bandwidth = "20MiB/s"
+        scrub_bandwidth = "1GiB/s"
         retry_initial = "500ms"
         retry_longest = "2d"
         [log]
@@ -87,6 +90,8 @@ def test_every_value_of_a_full_file_is_taken_over(tmp_path: pathlib.Path) -> Non
     assert (settings.pool_path, settings.archive_path) == (pathlib.Path("/srv/pool"), pathlib.Path("/srv/archive"))
     assert (settings.low_watermark_bytes, settings.block_size) == (5 * units.GIB, units.MIB)
     assert (settings.copy_threads, settings.max_chain_depth, settings.archive_workers) == (3, 16, 5)
+    assert settings.archive_workers_per_environment == 3
+    assert (settings.archive_bytes_per_second, settings.scrub_bytes_per_second) == (20 * units.MIB, units.GIB)
     assert settings.upload_expiry == datetime.timedelta(hours=2)
     assert settings.default_retention == datetime.timedelta(minutes=90)
     assert (settings.host, settings.compression_level) == ("host-7", 3)
@@ -114,6 +119,10 @@ def test_a_watermark_in_percent_is_a_part_of_the_pools_file_system(tmp_path: pat
         ("[archive]\nblock_size = '300KiB'", 2, "archive.block_size: must be a power of two"),
         ("[archive]\nblock_size = '8MiB'", 2, "archive.block_size: must be a size from 64.0 KiB to 4.0 MiB"),
         ("[archive]\nhost = '../x'", 2, "archive.host: must be lower-case letters"),
+        ("[archiver]\nbandwidth = '20MiB'", 2, 'archiver.bandwidth: must be "unlimited" or a rate from 64.0 KiB/s on'),
+        ("[archiver]\nbandwidth = '1KiB/s'", 2, "archiver.bandwidth: must be"),
+        ("[archiver]\nbandwidth = '2000TiB/s'", 2, "archiver.bandwidth: must be"),
+        ("[archiver]\nbandwidth = 0", 2, "archiver.bandwidth: must be"),
         ("[snapshots]\ndefault_retention = '1 year'", 2, "snapshots.default_retention: must be a time"),
         (f"[snapshots]\ndefault_retention = '{10**30}d'", 2, "snapshots.default_retention: must be a time"),
         ("[log]\n# a comment\nformat = 'xml'", 3, "log.format: must be one of json, console"),

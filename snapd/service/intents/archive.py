@@ -6,6 +6,7 @@ step 2    what differs from the nearest archived ancestor is put            poin
 step 3    proven, manifest published                                        points archive.…
 commit    archive ARCHIVED, rapid off, COMPLETED, layer let go              points archive_run.…
 undo      archive SCHEDULED again with back-off, or FAILED for good
+paused    archive SCHEDULED again, as if it had not been begun
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ import logging
 import random
 
 from snapd import errors, fsops, model
+from snapd.archive import manifest as manifests
 from snapd.catalog import db, journal, layers, operations, points, snapshots, volumes
 from snapd.copier import control as controls
 from snapd.copier import record
@@ -41,28 +43,29 @@ class Handler:
         core = self._core
         snapshot = snapshots.by_uid(core.catalog.reader(), intent.subject)
         assert snapshot is not None
-        stored = self._stored_already(snapshot)
-        if stored is None:
-            stored = self._record(snapshot, control)
+        statistics = self._stored_already(snapshot)
+        if statistics is None:
+            statistics = self._record(snapshot, control)
         history.record_delta(core, snapshot.point)
         fsops.point("archive_run.before_commit")
         control.check()
         with core.catalog.transaction() as tx:
-            kept = self._commit(tx, intent, stored)
+            kept = self._commit(tx, intent, statistics)
         fsops.point("archive_run.committed")
         core.hints.layer(kept)
         core.sweep()
 
-    def _stored_already(self, snapshot: model.Snapshot) -> int | None:
-        """Return what the archive grew by if an earlier run was cut off between the manifest and the commit."""
+    def _stored_already(self, snapshot: model.Snapshot) -> manifests.Statistics | None:
+        """Return what was done if an earlier run was cut off between the manifest and the commit."""
         try:
             manifest = self._core.repository.manifest(snapshot.environment_uid, snapshot.uid)
         except errors.NotFound:
             return None
-        return manifest.statistics.bytes_stored
+        return manifest.statistics
 
-    def _record(self, snapshot: model.Snapshot, control: controls.Control) -> int:
-        """Record it over the nearest base; where that can't be used, all of it. Return the bytes stored."""
+    def _record(self, snapshot: model.Snapshot, control: controls.Control) -> manifests.Statistics:
+        """Record it over the nearest base; where that can't be used, all of it. Return what was done."""
+        control.begin("PLANNING")
         point = points.get(self._core.catalog.reader(), snapshot.point)
         base = history.nearest_base(self._core, point)
         try:
@@ -76,7 +79,7 @@ class Handler:
 
     def _record_over(
         self, base: history.Base | None, snapshot: model.Snapshot, point: model.Point, control: controls.Control
-    ) -> int:
+    ) -> manifests.Statistics:
         core = self._core
         if point.layer is None:
             raise errors.Corrupt(what=f"point {point.uid}", problem="its layer is gone before it was archived")
@@ -87,11 +90,19 @@ class Handler:
             # What is in finished packs stays if this fails, and the next run finds it there.
             core.repository.begin(snapshot.environment_uid, snapshot.uid, snapshot.size_bytes, base_uid) as recording,
         ):
-            record.record(chain, difference, recording, core.repository.block_size, core.settings.copy_threads, control)
-            control.begin("VERIFYING")
-            return recording.commit(_describe(snapshot)).bytes_stored
+            record.record(
+                chain,
+                difference,
+                recording,
+                core.repository.block_size,
+                core.settings.copy_threads,
+                control,
+                core.archive_pace,
+            )
+            control.go_on_to("VERIFYING")
+            return recording.commit(_describe(snapshot))
 
-    def _commit(self, tx: db.Transaction, intent: model.Intent, stored: int) -> str | None:
+    def _commit(self, tx: db.Transaction, intent: model.Intent, statistics: manifests.Statistics) -> str | None:
         """Make it visible; return the uid of the layer that stays for others, if one does."""
         now = self._core.now()
         snapshot = snapshots.by_uid(tx.connection, intent.subject)
@@ -104,7 +115,8 @@ class Handler:
             next_attempt=None,
             archived=now,
             error=None,
-            stored_bytes=stored,
+            stored_bytes=statistics.bytes_stored,
+            figures=_figures(statistics, self._core.repository.block_size),
         )
         done = dataclasses.replace(
             snapshot,
@@ -149,6 +161,38 @@ class Handler:
             for operation in operations.running_on(tx.connection, snapshot.uid):
                 operations.end(tx, operation.uid, core.now(), problem)
         snapshots.put(tx, failed)
+
+
+def _figures(statistics: manifests.Statistics, block_size: int) -> model.ArchiveFigures:
+    """Return in bytes what a recording counted in blocks."""
+    return model.ArchiveFigures(
+        changed=statistics.blocks * block_size,
+        read=statistics.bytes_read,
+        zero=statistics.zero_blocks * block_size,
+        deduplicated=statistics.deduplicated_blocks * block_size,
+        new=statistics.new_blocks * block_size,
+    )
+
+
+def put_back(core: cores.Core, intent: model.Intent) -> None:
+    """End a run that was parked by a pause: its snapshot has its old place in the queue, and no attempt is counted.
+
+    What it stored in full packs is found again by the next run.
+    """
+    with core.catalog.transaction() as tx:
+        if not journal.is_open(tx.connection, intent):
+            return
+        journal.close_intent(tx, intent)
+        snapshot = snapshots.by_uid(tx.connection, intent.subject)
+        if snapshot is None or snapshot.state is model.SnapshotState.DESTROYING:
+            return
+        archive = dataclasses.replace(
+            snapshot.archive,
+            state=model.ArchiveState.SCHEDULED,
+            next_attempt=intent.created,
+            attempts=max(0, snapshot.archive.attempts - 1),
+        )
+        snapshots.put(tx, dataclasses.replace(snapshot, archive=archive, updated=core.now()))
 
 
 def backoff(core: cores.Core, attempts: int) -> datetime.timedelta:

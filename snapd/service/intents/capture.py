@@ -125,7 +125,9 @@ class Handler:
                 created=now,
             ),
         )
-        snapshots.put(tx, _snapshot(volume, plan, now))
+        due = now + plan.due_after if plan.rapid else now
+        estimated_bytes = self._core.estimate(tx.connection, head, volume.environment_uid, due)
+        snapshots.put(tx, _snapshot(volume, plan, now, due, estimated_bytes))
         volumes.put(tx, dataclasses.replace(volume, head_layer=plan.overlay, parent_point=plan.point, updated=now))
         journal.close_intent(tx, intent)
         if plan.rapid:
@@ -152,8 +154,9 @@ def _header(volume: model.Volume, plan: Capture, captured: datetime.datetime) ->
     }
 
 
-def _snapshot(volume: model.Volume, plan: Capture, now: datetime.datetime) -> model.Snapshot:
-    due = now + plan.due_after if plan.rapid else now
+def _snapshot(
+    volume: model.Volume, plan: Capture, now: datetime.datetime, due: datetime.datetime, estimated_bytes: int
+) -> model.Snapshot:
     return model.Snapshot(
         uid=plan.snapshot_uid,
         environment_uid=volume.environment_uid,
@@ -178,6 +181,8 @@ def _snapshot(volume: model.Volume, plan: Capture, now: datetime.datetime) -> mo
             attempts=0,
             error=None,
             stored_bytes=0,
+            urgent=not plan.rapid,
+            estimated_bytes=estimated_bytes,
         ),
         health=model.HealthState.OK,
         captured=now,

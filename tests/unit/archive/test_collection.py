@@ -286,15 +286,14 @@ def interleave(seeds: Iterable[int], monkeypatch: pytest.MonkeyPatch) -> tuple[i
     return moved, deleted
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(8))
 def test_whatever_happens_during_collections_and_repacking_nothing_live_is_lost(
     part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moved, deleted = interleave(range(part, 2000, 4), monkeypatch)
+    moved, deleted = interleave(range(part, 2000, 8), monkeypatch)
     # The schedules do what they are made for.
     assert moved > 50
-    assert deleted > 1000
+    assert deleted > 500
 
 
 @pytest.mark.torture

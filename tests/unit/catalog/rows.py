@@ -73,13 +73,16 @@ def snapshot(
     volume_uid: str = "volume",
     state: model.SnapshotState = model.SnapshotState.COMPLETED,
     next_attempt: datetime.datetime | None = None,
+    environment_uid: str = "env",
+    urgent: bool = False,
+    estimated_bytes: int = 0,
 ) -> model.Snapshot:
     """Insert a snapshot whose id is its uid."""
     archive_state = model.ArchiveState.ARCHIVED if archived else model.ArchiveState.SCHEDULED
     made = model.Snapshot(
         uid=uid,
-        environment_uid="env",
-        environment="env",
+        environment_uid=environment_uid,
+        environment=environment_uid,
         id=uid,
         display_name=uid,
         labels={},
@@ -92,7 +95,9 @@ def snapshot(
         requested_rapid=True,
         rapid=not archived,
         retention=None,
-        archive=model.Archive(archive_state, NOW, next_attempt, None, 0, None, 0),
+        archive=model.Archive(
+            archive_state, NOW, next_attempt, None, 0, None, 0, urgent=urgent, estimated_bytes=estimated_bytes
+        ),
         health=model.HealthState.OK,
         captured=NOW,
         created=NOW,

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from snapd import errors
-from snapd.catalog import db, events, migrations, schema
+from snapd import errors, model
+from snapd.catalog import db, events, migrations, queue, snapshots
 from tests.unit.catalog import rows
 
 
@@ -20,18 +20,52 @@ def test_each_step_of_the_schema_is_run_once(tmp_path: pathlib.Path, monkeypatch
     with first.transaction() as tx:
         rows.environment(tx)
     first.close()
-    monkeypatch.setattr(migrations, "STEPS", (schema.TABLES, "ALTER TABLE environments ADD COLUMN colour TEXT;"))
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, "ALTER TABLE environments ADD COLUMN colour TEXT;"))
     for _ in range(2):
         again = db.Catalog(path)
         assert again.reader().execute("SELECT colour, id FROM environments").fetchone()["id"] == "env"
         again.close()
 
 
+def test_what_waited_under_the_first_schema_is_in_the_queue_of_the_newest(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    monkeypatch.setattr(migrations, "STEPS", migrations.STEPS[:1])
+    first = db.Catalog(path)
+    due_us = db.to_us(rows.NOW)
+    with first.transaction() as tx:
+        rows.environment(tx)
+        rows.point(tx, "P")
+        for uid, state, next_us in (
+            ("regular", "IN_PROGRESS", due_us),
+            ("rapid", "COMPLETED", due_us),
+            ("done", "COMPLETED", None),
+        ):
+            tx.execute(
+                "INSERT INTO snapshots VALUES (:uid, 'env', :uid, '', '{}', 'v', 'v', 'P', 512, :state, NULL, 1, 1,"
+                " NULL, 'SCHEDULED', :next_us, :next_us, NULL, 0, NULL, 0, 'OK', 0, 0, 0, 1)",
+                {"uid": uid, "state": state, "next_us": next_us},
+            )
+    first.close()
+    monkeypatch.undo()
+    newest = db.Catalog(path)
+    heads = queue.heads(newest.reader(), rows.NOW)
+    assert [(head.snapshot_uid, head.urgent, head.rank) for head in heads] == [
+        ("regular", True, rows.NOW),
+        ("rapid", False, rows.NOW),
+    ]
+    found = snapshots.by_uid(newest.reader(), "done")
+    assert found is not None
+    assert found.archive.figures == model.ArchiveFigures()
+    newest.close()
+
+
 def test_a_step_that_fails_leaves_the_schema_before_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "catalog.sqlite3"
     db.Catalog(path).close()
     bad = "CREATE TABLE half (a TEXT); INSERT INTO nowhere VALUES (1);"
-    monkeypatch.setattr(migrations, "STEPS", (schema.TABLES, bad))
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, bad))
     with pytest.raises(errors.StorageFailed):
         db.Catalog(path)
     monkeypatch.undo()

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from snapd import units
-from snapd.v1 import volume_service_pb2
+from snapd.v1 import system_service_pb2, volume_service_pb2
 from tests.unit.cli.conftest import Snapvol
 from tests.unit.client import stub_daemon
 
@@ -97,6 +97,49 @@ def test_operations_are_listed_shown_and_cancelled(snapvol: Snapvol) -> None:
 def test_the_system_tells_its_version_and_its_room(snapvol: Snapvol) -> None:
     assert "archive.directory" in snapvol("system", "info").out
     assert "60.0 GiB" in snapvol("system", "capacity").out
+
+
+def test_an_environment_tells_what_it_takes(snapvol: Snapvol) -> None:
+    snapvol("environment", "create", "blue")
+    shown = snapvol("environment", "usage").out
+    assert "3.0 GiB" in shown
+    assert "10.00 : 1" in shown
+    assert "10.00 : 1" in snapvol("environment", "show", "blue").out
+    assert snapvol("environment", "show", "blue", "-o", "json").json == {"name": "environments/blue"}
+    told = snapvol("environment", "usage", "blue", "-o", "json").json
+    assert told["archive"]["logical_bytes"] == str(10 * units.GIB)
+    assert snapvol("environment", "usage", "none").code == 3
+
+
+def test_a_snapshot_tells_what_archiving_it_took(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    snapvol("volume", "create", "root", "--size", "1M")
+    snapvol("snapshot", "create", "root", "kept")
+    assert "amplification" not in snapvol("snapshot", "show", "kept").out
+    archive = memory.resources["environments/blue/snapshots/kept"].archive
+    archive.changed_bytes, archive.stored_bytes, archive.deduplicated_bytes = 8 * units.MIB, 2 * units.MIB, units.MIB
+    shown = snapvol("snapshot", "show", "kept").out
+    assert "8.0 MiB" in shown
+    assert "0.25 : 1" in shown
+    assert snapvol("snapshot", "show", "kept", "-o", "json").json["archive"]["deduplicated_bytes"] == str(units.MIB)
+
+
+def test_the_background_work_is_paused_and_resumed(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    paused = snapvol("system", "pause", "archiver", "--for", "2h", "--reason", "backup of the host")
+    assert paused.code == 0
+    request = memory.received[-1]
+    assert (list(request.workers), request.reason) == ([system_service_pb2.WORKER_ARCHIVER], "backup of the host")
+    assert request.pause_duration.seconds == 7200
+    lines = [line.split() for line in snapvol("system", "status").out.splitlines()]
+    assert lines[1][:2] == ["archiver", "paused"]
+    assert lines[2][:3] == ["keeper", "on", "1"]
+    assert "backup of the host" in snapvol("system", "info").out
+    assert snapvol("system", "pause").code == 0
+    assert not list(memory.received[-1].workers)
+    resumed = snapvol("system", "resume", "keeper", "archiver", "-o", "json")
+    assert [state["worker"] for state in resumed.json] == ["WORKER_ARCHIVER", "WORKER_KEEPER"]
+    assert not any("paused" in state for state in resumed.json)
+    assert snapvol("system", "pause", "scrubber").code == 2
+    assert snapvol("system", "pause", "--for", "0s").code == 2
 
 
 def test_an_import_that_broke_is_continued_by_its_request_id(

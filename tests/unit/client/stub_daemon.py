@@ -66,6 +66,8 @@ class Memory:
     """Whether downloads carry wrong checksums."""
     verdicts: list[Any] = dataclasses.field(default_factory=list)
     """What a check finds, file by file."""
+    paused: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    """What holds a worker, by its number."""
     turns: int = 0
     """How often an operation is asked for before it is done."""
 
@@ -127,6 +129,19 @@ class _Environments(environment_service_pb2_grpc.EnvironmentServiceServicer):
     def GetEnvironment(self, request: Any, context: Any) -> Any:
         self._memory.begin("GetEnvironment", request, context)
         return environment_service_pb2.GetEnvironmentResponse(environment=self._memory.find(request.name, context))
+
+    def GetEnvironmentUsage(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetEnvironmentUsage", request, context)
+        self._memory.find(request.name, context)
+        usage = environment_service_pb2.EnvironmentUsage(
+            name=request.name,
+            volume_count=2,
+            primary=environment_service_pb2.EnvironmentUsage.Primary(exclusive_bytes=3 << 30),
+            archive=environment_service_pb2.EnvironmentUsage.Archive(
+                reachable=True, stored_bytes=1 << 30, logical_bytes=10 << 30
+            ),
+        )
+        return environment_service_pb2.GetEnvironmentUsageResponse(usage=usage)
 
     def ListEnvironments(self, request: Any, context: Any) -> Any:
         self._memory.begin("ListEnvironments", request, context)
@@ -335,7 +350,29 @@ class _System(system_service_pb2_grpc.SystemServiceServicer):
 
     def GetServerInfo(self, request: Any, context: Any) -> Any:
         self._memory.begin("GetServerInfo", request, context)
-        return system_service_pb2.GetServerInfoResponse(version="0.1.0", capabilities=["archive.directory"])
+        return system_service_pb2.GetServerInfoResponse(
+            version="0.1.0", capabilities=["archive.directory"], work=self._work()
+        )
+
+    def _work(self) -> list[Any]:
+        return [
+            self._memory.paused.get(worker, system_service_pb2.WorkState(worker=worker, running_count=1))
+            for worker in system_service_pb2.Worker.values()[1:]
+        ]
+
+    def PauseWork(self, request: Any, context: Any) -> Any:
+        self._memory.begin("PauseWork", request, context)
+        for worker in request.workers or system_service_pb2.Worker.values()[1:]:
+            self._memory.paused[worker] = system_service_pb2.WorkState(
+                worker=worker, paused=True, reason=request.reason, paused_by="local"
+            )
+        return system_service_pb2.PauseWorkResponse(work=self._work())
+
+    def ResumeWork(self, request: Any, context: Any) -> Any:
+        self._memory.begin("ResumeWork", request, context)
+        for worker in request.workers or system_service_pb2.Worker.values()[1:]:
+            self._memory.paused.pop(worker, None)
+        return system_service_pb2.ResumeWorkResponse(work=self._work())
 
     def GetCapacity(self, request: Any, context: Any) -> Any:
         self._memory.begin("GetCapacity", request, context)

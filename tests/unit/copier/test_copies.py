@@ -101,7 +101,7 @@ def test_a_conversion_holds_what_its_source_shows(tmp_path: pathlib.Path, thread
             convert.convert(chain, target, threads, control)
         with image.Image.open(path) as opened:
             assert _joined(export.of_chain(chains.Chain([opened]), 0), 0) == _content()
-    assert control.bytes_done == control.bytes_total > 0
+    assert control.progress().bytes_done == control.progress().bytes_total > 0
 
 
 def test_without_a_delta_every_block_with_data_is_recorded(tmp_path: pathlib.Path) -> None:
@@ -112,7 +112,7 @@ def test_without_a_delta_every_block_with_data_is_recorded(tmp_path: pathlib.Pat
     touched = {0, 3, 4, (SIZE - 512) // BLOCK}
     assert recording.blocks == {number: content[number * BLOCK : (number + 1) * BLOCK] for number in touched}
     assert recording.zeroes == set()
-    assert control.stage == "ARCHIVING"
+    assert control.progress().stage == "ARCHIVING"
 
 
 def test_with_a_delta_what_it_touches_is_recorded_and_nothing_else(tmp_path: pathlib.Path) -> None:

@@ -155,6 +155,20 @@ def test_a_retention_outside_of_its_range_is_refused(retention: dict[str, int]) 
     assert _refused_field("CreateEnvironment", request) == "environment.retention_duration"
 
 
+@pytest.mark.parametrize("worker", [0, 3, -1])
+def test_a_worker_that_does_not_exist_is_refused(worker: int) -> None:
+    request = system_service_pb2.ResumeWorkRequest()
+    request.workers.extend([system_service_pb2.WORKER_KEEPER, system_service_pb2.Worker.ValueType(worker)])
+    assert _refused_field("ResumeWork", request) == "workers"
+
+
+def test_a_pause_may_have_no_end_but_no_end_before_its_beginning() -> None:
+    constraints.check("PauseWork", system_service_pb2.PauseWorkRequest(reason="nightly backup"))
+    negative = system_service_pb2.PauseWorkRequest(pause_duration=duration_pb2.Duration(seconds=-1))
+    assert _refused_field("PauseWork", negative) == "pause_duration"
+    assert _refused_field("PauseWork", system_service_pb2.PauseWorkRequest(reason="a\nb")) == "reason"
+
+
 def test_the_longest_retention_passes() -> None:
     longest = duration_pb2.Duration()
     longest.FromTimedelta(datetime.timedelta(days=3650))
@@ -172,7 +186,13 @@ def test_chunks_are_bounded_and_written_in_whole_sectors() -> None:
 _REQUESTS = {
     key: getattr(file, f"{key}Request")
     for key in constraints.TABLE
-    for file in (environment_service_pb2, volume_service_pb2, snapshot_service_pb2, operations_pb2)
+    for file in (
+        environment_service_pb2,
+        volume_service_pb2,
+        snapshot_service_pb2,
+        system_service_pb2,
+        operations_pb2,
+    )
     if hasattr(file, f"{key}Request") and key not in ("ImportVolume", "WriteBlocks")
 }
 

@@ -1,3 +1,4 @@
+import dataclasses
 import datetime
 import enum
 
@@ -8,8 +9,14 @@ from google.protobuf.internal import enum_type_wrapper
 from snapd import model
 from snapd.qcow2.checking import check
 from snapd.rpc import convert, methods
-from snapd.service import checking
-from snapd.v1 import environment_service_pb2, operation_pb2, snapshot_service_pb2, volume_service_pb2
+from snapd.service import checking, usage, work
+from snapd.v1 import (
+    environment_service_pb2,
+    operation_pb2,
+    snapshot_service_pb2,
+    system_service_pb2,
+    volume_service_pb2,
+)
 
 _NOW = datetime.datetime(2026, 11, 22, 15, 44, 55, 123456, tzinfo=datetime.UTC)
 _FIELDS = {"display_name": "display_name", "labels": "labels", "retention_duration": "retention"}
@@ -74,12 +81,45 @@ def test_a_page_has_a_default_and_a_largest_size(asked: int, given: int) -> None
         (model.ArchiveState, snapshot_service_pb2.Snapshot.Archive.State, "STATE_"),
         (model.HealthState, snapshot_service_pb2.Snapshot.Health.State, "STATE_"),
         (model.ImageFormat, volume_service_pb2.ImageFormat, "IMAGE_FORMAT_"),
+        (model.Worker, system_service_pb2.Worker, "WORKER_"),
     ],
 )
 def test_every_state_of_the_domain_is_one_on_the_wire(
     states: type[enum.StrEnum], wire: "enum_type_wrapper.EnumTypeWrapper", prefix: str
 ) -> None:
     assert {f"{prefix}{state}" for state in states} | {f"{prefix}UNSPECIFIED"} == set(wire.keys())
+
+
+def test_a_pause_is_told_with_all_that_is_known_of_it() -> None:
+    until = _NOW + datetime.timedelta(hours=2)
+    pause = model.Pause("backup", "operator", _NOW, until)
+    paused = convert.work_state(work.WorkState(model.Worker.ARCHIVER, pause, 0, 7))
+    assert (paused.paused, paused.reason, paused.paused_by, paused.waiting_count) == (True, "backup", "operator", 7)
+    assert paused.resume_time.ToDatetime(datetime.UTC) == until
+    on = convert.work_state(work.WorkState(model.Worker.KEEPER, None, 1, 0))
+    assert (on.paused, on.HasField("pause_time"), on.running_count) == (False, False, 1)
+    request = system_service_pb2.PauseWorkRequest(workers=[on.worker, paused.worker])
+    assert convert.workers(request.workers) == (model.Worker.KEEPER, model.Worker.ARCHIVER)
+    assert convert.pause_length(request) is None
+    request.pause_duration.FromTimedelta(datetime.timedelta(minutes=1))
+    assert convert.pause_length(request) == datetime.timedelta(minutes=1)
+
+
+def test_the_usage_of_an_environment_is_told_as_far_as_it_is_known() -> None:
+    figures = model.ArchiveFigures(changed=7, read=6, zero=1, deduplicated=2, new=4)
+    found = usage.EnvironmentUsage("a", 2, 3, 1, 100, model.Space(10, 20), 50, figures, 5, None)
+    told = convert.environment_usage(found)
+    assert (told.name, told.volume_count, told.snapshot_count, told.archived_snapshot_count) == (
+        "environments/a",
+        2,
+        3,
+        1,
+    )
+    assert (told.primary.exclusive_bytes, told.primary.shared_bytes, told.provisioned_bytes) == (10, 20, 100)
+    assert (told.archive.reachable, told.archive.stored_bytes, told.archive.logical_bytes) == (True, 5, 50)
+    assert (told.archive.changed_bytes, told.archive.deduplicated_bytes) == (7, 2)
+    away = convert.environment_usage(dataclasses.replace(found, stored_bytes=None))
+    assert (away.archive.reachable, away.archive.stored_bytes, away.archive.new_bytes) == (False, 0, 4)
 
 
 def _operation(error: model.Problem | None) -> model.Operation:
