@@ -55,8 +55,8 @@ def document(data: bytes, kind: int, key: bytes | None = None) -> dict[str, Any]
     except ValueError as error:
         raise BrokenError("a document is no JSON") from error
     need(isinstance(members, dict) and members.get("version") == 1, "a document has an unknown version")
-    canonical = json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    need(canonical.encode() == body + b"}", "a document isn't in the one form that it may have")
+    canonical = json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
+    need(canonical == body + b"}", "a document isn't in the one form that it may have")
     return dict(members)
 
 
@@ -99,7 +99,7 @@ class Pack:
             need(kind in {BLOCK, PAGE} or kind >= 0x80, "a pack holds what nobody knows")
             self.rows[name, kind] = offset, stored, length
             position += stored
-        need(position == start, "a pack's index doesn't tile it")
+        need(position == start and len(self.rows) == count, "a pack's index doesn't tile it")
 
 
 class Archive:
@@ -130,14 +130,13 @@ class Archive:
         names = seals[-1:] or [name for (name,) in self.names(prefix, f"({NUMBER})")]
         need(names, "nobody claimed this host")
         members = document(self.store.get(prefix + names[0]), 0x53 if seals else 0x43)
-        epoch = int(names[0][:8], 16)
-        need((members["host"], members["epoch"]) == (host, epoch), "a claim or a seal is somebody else's")
-        return epoch, dict(members.get("environments", {}))
+        need((members["host"], members["epoch"]) == (host, int(names[0][:8], 16)), "a claim or a seal is another one's")
+        return members["epoch"], dict(members.get("environments", {}))
 
     def environments(self, host: str) -> list[str]:
         """The environments of a host that exist."""
-        epoch, _ = self.present(host)
-        return [name for (name,) in self.names(f"hosts/{host}/environments/", f"({NAME})/keys/{epoch:08x}")]
+        pattern = f"({NAME})/keys/{self.present(host)[0]:08x}"
+        return [name for (name,) in self.names(f"hosts/{host}/environments/", pattern)]
 
     def snapshots(self, host: str, environment: str) -> list[str]:
         """The snapshots of an environment that count."""
@@ -194,8 +193,8 @@ class Environment:
         own = self.archive.names(self.prefix + "moves/", rf"({self.epoch:08x}\.{NUMBER})")
         if not own and not sealed:
             return moves
-        key = self.prefix + "moves/" + (own[-1][0] if own else sealed)
-        members = document(self.archive.store.get(key), 0x4F, self.key)
+        self.moves_key = self.prefix + "moves/" + (own[-1][0] if own else sealed)
+        members = document(self.archive.store.get(self.moves_key), 0x4F, self.key)
         need(self.is_ours(members), "moves are somebody else's")
         rows = list(struct.iter_unpack("<16s16s", base64.b64decode(members["moves"], validate=True)))
         need(rows == sorted(set(rows)), "moves aren't in order")
@@ -205,9 +204,8 @@ class Environment:
 
     def read_pack(self, pack_id: bytes) -> Pack:
         """A pack of this environment, checked."""
-        return Pack(
-            self.archive.store.get(f"{self.prefix}packs/{pack_id.hex()[:2]}/{pack_id.hex()}"), pack_id, self.key
-        )
+        key = f"{self.prefix}packs/{pack_id.hex()[:2]}/{pack_id.hex()}"
+        return Pack(self.archive.store.get(key), pack_id, self.key)
 
     def blob(self, entry: bytes, kind: int, length: int) -> bytes:
         """What an entry refers to, wherever it is by now."""
