@@ -62,8 +62,10 @@ class Moves:
         """Say this from now on, durably. Only the owner does, one at a time. Raises errors.AlreadyExists."""
         area = self._home.area
         with self._lock:
-            mine = [layout.versioned(key.removeprefix(area.moves)) for key, _ in self._store.list(area.moves)]
-            number = 1 + max((found[1] for found in mine if found and found[0] == layout.text(epoch)), default=0)
+            mine = [layout.numbered(key.removeprefix(area.moves)) for key, _ in self._store.list(area.moves)]
+            number = 1 + max((found[1] for found in mine if found and found[0] == epoch), default=0)
+            if number > layout.LARGEST_EPOCH:
+                raise errors.Corrupt(what=f"moves of environment {area.environment_uid}", problem="none can follow")
             members = {
                 "version": _VERSION,
                 "environment_uid": area.environment_uid,

@@ -53,7 +53,10 @@ class View:
         disbelieved: list[str] = []
         for key, _ in store.list(area.manifests):
             parsed = layout.versioned(key.removeprefix(area.manifests))
-            if parsed is None or (parsed[1] != self.epoch and older.get(parsed[0]) != parsed[1]):
+            if parsed is None:
+                # Somebody put something else there. It is none of our business.
+                continue
+            if parsed[1] != self.epoch and older.get(parsed[0]) != parsed[1]:
                 disbelieved.append(key)
             elif parsed[0] not in found or found[parsed[0]][0] < parsed[1]:
                 found[parsed[0]] = (parsed[1], key)
@@ -70,7 +73,7 @@ class View:
 
     def environments(self, store: backend.Backend) -> list[str]:
         """Return the uids of the environments that have a record, sorted."""
-        found = sorted(store.folders(self.host.environments))
+        found = sorted(filter(layout.is_element, store.folders(self.host.environments)))
         return [uid for uid in found if store.size(layout.Area(self.host.name, uid).record(self.epoch)) is not None]
 
 
@@ -96,7 +99,7 @@ def _adopted(what: str, members: documents.Json) -> Adopted:
         uid: documents.integer(what, members["manifests"], uid, 1, layout.LARGEST_EPOCH) for uid in members["manifests"]
     }
     moves = members.get("moves")
-    if not isinstance(moves, str):
+    if not isinstance(moves, str) or (moves and layout.numbered(moves) is None):
         raise errors.Corrupt(what=what, problem=f"its moves are {moves!r}")
     return Adopted(manifests, moves)
 
@@ -124,7 +127,8 @@ def adopt(store: backend.Backend, host: layout.Host, epoch: int) -> View:
             "manifests": {
                 snapshot_uid: versioned[1]
                 for snapshot_uid, key in found.items()
-                if key not in condemned and (versioned := layout.versioned(key)) is not None
+                if key not in condemned
+                and (versioned := layout.versioned(key.removeprefix(area.manifests))) is not None
             },
             "moves": "" if moves is None else moves.removeprefix(area.moves),
         }

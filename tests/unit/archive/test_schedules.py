@@ -1,0 +1,72 @@
+"""Schedules that once lost something, or would have: late and lost answers, stale owners, stale readers."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterable
+
+import pytest
+
+from snapd import errors, units
+from snapd.archive import layout, manifest, pack, repository
+from snapd.archive.backends import backend, memory
+from tests.unit.archive import archives
+from tests.unit.archive.archives import BLOCK, ENVIRONMENT, HOST, content
+
+AREA = layout.Area(HOST, ENVIRONMENT)
+SIZE = 64 * BLOCK
+
+
+class LossyStore(memory.MemoryBackend):
+    """A store whose answer to the creation of some objects is lost, though they are made."""
+
+    lost = ""
+
+    def put(self, key: str, chunks: Iterable[backend.Bytes]) -> None:
+        super().put(key, chunks)
+        if self.lost and self.lost in key:
+            raise errors.ArchiveUnreachable(problem="the answer was lost")
+
+
+@pytest.fixture(autouse=True)
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "TARGET", 256 * units.KIB)
+
+
+def make_sparse(archive: archives.Archive, uid: str = "live", salt: str = "") -> bytes:
+    """Leave a snapshot that refers to few blobs of many packs, and return its disk."""
+    blocks = {number: content((salt, number)) for number in range(64)}
+    archive.record(f"{uid}-base", blocks, SIZE)
+    changes = {number: content((salt, "new", number)) for number in range(64) if number % 8}
+    archive.record(uid, changes, SIZE, base=f"{uid}-base")
+    archive.repository.delete_snapshot(ENVIRONMENT, f"{uid}-base")
+    return b"".join((blocks | changes)[number] for number in range(64))
+
+
+def adopt(archive: archives.Archive, tmp_path: pathlib.Path) -> archives.Archive:
+    """Have another machine take over what a first one, which says that it has ended, left."""
+    archive.repository.close()
+    return archives.Archive.open(archive.store, tmp_path / "adopter.sqlite3", adopt=True)
+
+
+def test_names_that_are_none_of_the_format_are_neither_believed_nor_removed(archive: archives.Archive) -> None:
+    archive.record("snap", {0: content(0)})
+    stray = [
+        f"hosts/{'h' * 129}/environments/e/keys/00000001",
+        f"hosts/{HOST}/environments/{'e' * 129}/keys/00000001",
+        f"{AREA.manifests}notes.txt",
+        f"{AREA.manifests}folder/snap.00000001",
+        f"{AREA.moves}notes.txt",
+        f"{AREA.prefix}packs/notes.txt",
+    ]
+    for key in stray:
+        archive.store.put(key, [b"stray"])
+    archive.reopen()
+    assert archive.repository.hosts() == [HOST]
+    assert archive.repository.environments() == [ENVIRONMENT]
+    assert archive.repository.snapshots(ENVIRONMENT) == ["snap"]
+    archive.record("next", {0: content(1)}, base="snap")
+    archive.repository.delete_snapshot(ENVIRONMENT, "snap")
+    archive.repository.upkeep.repack()
+    archive.repository.upkeep.collect()
+    archive.check()
+    assert all(archive.store.size(key) is not None for key in stray)
