@@ -4,14 +4,13 @@ The highest number of the newest believed epoch is the whole truth; each publica
 Manifests go on naming the old packs.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-import numpy as np
-
 from snapd import errors
-from snapd.archive import documents, environment, layout, names
+from snapd.archive import documents, environment, layout, names, pack
 from snapd.archive.backends import backend
 from snapd.archive.fencing import view as views
 
@@ -111,11 +110,13 @@ def _decode(what: str, data: bytes) -> Table:
     """Return the table that _encode made into bytes: rows of 32 bytes, ascending. Raises errors.Corrupt."""
     if len(data) % _ROW:
         raise errors.Corrupt(what=what, problem=_PROBLEM)
-    rows = np.frombuffer(data, f"V{_ROW}").tolist()
-    found: dict[bytes, tuple[bytes, ...]] = {}
-    for row in rows:
-        pack_id, target = row[: layout.PACK_ID_LENGTH], row[layout.PACK_ID_LENGTH :]
-        found[pack_id] = (*found.get(pack_id, ()), target)
-    if _encode(found) != data:
+    rows = [data[start : start + _ROW] for start in range(0, len(data), _ROW)]
+    if any(one >= other for one, other in itertools.pairwise(rows)):
+        raise errors.Corrupt(what=what, problem=_PROBLEM)
+    found = {
+        pack_id: tuple(row[layout.PACK_ID_LENGTH :] for row in group)
+        for pack_id, group in itertools.groupby(rows, lambda row: row[: layout.PACK_ID_LENGTH])
+    }
+    if any(len(targets) > pack.MOST_BLOBS for targets in found.values()):
         raise errors.Corrupt(what=what, problem=_PROBLEM)
     return found
