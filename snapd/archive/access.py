@@ -125,7 +125,7 @@ class Access:
                     self._codec,
                     self.index,
                     self.pins,
-                    moving.Moves(self.store, home, lambda: self.view(layout.Host(area.host))),
+                    moving.Moves(self.store, home, lambda: self.view(layout.Host(area.host)), self.check_reachable),
                     self.check_reachable,
                 )
             return known

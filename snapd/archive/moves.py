@@ -26,9 +26,18 @@ Table = Mapping[bytes, tuple[bytes, ...]]
 class Moves:
     """One environment's moves. Thread-safe."""
 
-    def __init__(self, store: backend.Backend, home: environment.Environment, view: Callable[[], views.View]) -> None:
-        """Know nothing until `reload`. `view` returns what is believed of the host now."""
+    def __init__(
+        self,
+        store: backend.Backend,
+        home: environment.Environment,
+        view: Callable[[], views.View],
+        check_reachable: Callable[[], None],
+    ) -> None:
+        """Know nothing until `reload`. `view` returns what is believed of the host now; check_reachable raises
+        errors.ArchiveUnreachable if the whole store is missing.
+        """
         self._store = store
+        self._check_reachable = check_reachable
         self._home = home
         self._view = view
         self._lock = threading.Lock()
@@ -49,13 +58,19 @@ class Moves:
         with self._lock:
             for _ in range(_ATTEMPTS):
                 key, _others = self._view().moves(self._store, self._home.area)
+                if key is None:
+                    self._check_reachable()
+                    self._table = {}
+                    return self._table
                 try:
-                    self._table = {} if key is None else self._read(key)
+                    self._table = self._read(key)
                     return self._table
                 except errors.NotFound:
                     # Newer ones were published between the listing and the reading.
                     continue
-        raise errors.ArchiveUnreachable(problem=f"the moves of {self._home.area.environment_uid} change too often")
+        # Or a seal names them, and they are gone: to go on without them would be to take for dead what they lead to.
+        self._check_reachable()
+        raise errors.Corrupt(what=f"moves of environment {self._home.area.environment_uid}", problem="they are missing")
 
     def publish(self, table: Table, epoch: int) -> None:
         """Say this from now on, durably. Only the owner does, one at a time. Raises errors.AlreadyExists."""

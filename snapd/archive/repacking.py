@@ -58,10 +58,10 @@ def repack(
     """
     area = environment_blobs.home.area
     with environment_blobs.pins.collecting(), backend.translated("repacking"):
+        table = environment_blobs.moves.reload()
         found = collection.reached(environment_blobs, view)
         fsops.point("archive.repack-listed")
         known = environment_blobs.index.packs(environment_blobs.domain)
-        table = environment_blobs.moves.table()
         alive = estimate(found, table, known)
         ordered = sorted((part, pack_id) for pack_id, part in alive.items() if part < _CANDIDATE)
         candidates = [

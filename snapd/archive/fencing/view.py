@@ -63,12 +63,15 @@ class View:
         return {uid: key for uid, (_, key) in found.items()}, disbelieved
 
     def moves(self, store: backend.Backend, area: layout.Area) -> tuple[str | None, list[str]]:
-        """Return the key of an environment's moves that count, if there are any, and the keys of all others."""
+        """Return the key of an environment's moves that count, if there are any, and the keys of all others.
+
+        What the seal names counts even if it is missing: then it is known that something is.
+        """
         older = self.adopted.get(area.environment_uid, _NONE).moves
-        keys = sorted(key for key, _ in store.list(area.moves))
-        names_of = {key: key.removeprefix(area.moves) for key in keys}
-        mine = [key for key in keys if names_of[key].startswith(f"{layout.text(self.epoch)}.")]
-        believed = mine[-1] if mine else next((key for key in keys if names_of[key] == older), None)
+        listed = (key for key, _ in store.list(area.moves))
+        keys = sorted(key for key in listed if layout.numbered(key.removeprefix(area.moves)) is not None)
+        mine = [key for key in keys if key.startswith(area.moves + layout.text(self.epoch))]
+        believed = mine[-1] if mine else area.moves + older if older else None
         return believed, [key for key in keys if key != believed]
 
     def environments(self, store: backend.Backend) -> list[str]:

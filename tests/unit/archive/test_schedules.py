@@ -48,6 +48,63 @@ def adopt(archive: archives.Archive, tmp_path: pathlib.Path) -> archives.Archive
     return archives.Archive.open(archive.store, tmp_path / "adopter.sqlite3", adopt=True)
 
 
+def test_moves_whose_answer_was_lost_count(tmp_path: pathlib.Path) -> None:
+    store = LossyStore()
+    archive = archives.Archive.open(store, tmp_path / "index.sqlite3")
+    disk = make_sparse(archive)
+    store.lost = "/moves/"
+    with pytest.raises(errors.ArchiveUnreachable):
+        archive.repository.upkeep.repack()
+    store.lost = ""
+    assert archive.keys("/moves/")
+    # The same process must not take for dead what a published table says that blobs were moved to; the next process
+    # would believe that table, and take the emptied packs for dead.
+    archive.repository.upkeep.collect()
+    assert archive.contents("live") == disk
+    archive.reopen()
+    archive.repository.upkeep.collect()
+    assert archive.contents("live") == disk
+    archive.repository.close()
+
+
+def test_an_emptied_pack_is_kept_while_one_of_those_it_was_moved_to_is_missing(archive: archives.Archive) -> None:
+    disk = make_sparse(archive)
+    before = {key: archive.store.get(key) for key in archive.keys("/packs/")}
+    archive.repository.upkeep.repack()
+    for target in {target for targets in table_of(archive).values() for target in targets}:
+        archive.store.delete(AREA.pack(target))
+    for key, data in before.items():
+        if archive.store.size(key) is None:
+            archive.store.put(key, [data])
+    archive.reopen()
+    archive.repository.upkeep.collect()
+    assert archive.contents("live") == disk
+
+
+def table_of(archive: archives.Archive) -> dict[bytes, tuple[bytes, ...]]:
+    return dict(archive.repository.manifest(ENVIRONMENT, "live")._blobs.moves.reload())
+
+
+def test_sealed_moves_that_are_missing_are_damage_and_nothing_is_collected(
+    archive: archives.Archive, tmp_path: pathlib.Path
+) -> None:
+    disk = make_sparse(archive)
+    archive.repository.upkeep.repack()
+    (key,) = archive.keys("/moves/")
+    adopter = adopt(archive, tmp_path)
+    data = adopter.store.get(key)
+    adopter.store.delete(key)
+    adopter.reopen()
+    before = adopter.keys("/packs/")
+    with pytest.raises(errors.Corrupt, match="moves"):
+        adopter.repository.upkeep.collect()
+    assert adopter.keys("/packs/") == before
+    adopter.store.put(key, [data])
+    adopter.repository.upkeep.collect()
+    assert adopter.contents("live") == disk
+    adopter.repository.close()
+
+
 def test_names_that_are_none_of_the_format_are_neither_believed_nor_removed(archive: archives.Archive) -> None:
     archive.record("snap", {0: content(0)})
     stray = [
