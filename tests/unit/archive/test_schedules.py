@@ -105,6 +105,16 @@ def test_sealed_moves_that_are_missing_are_damage_and_nothing_is_collected(
     adopter.repository.close()
 
 
+def test_repacking_goes_on_beside_a_damaged_pack(archive: archives.Archive) -> None:
+    make_sparse(archive)
+    key = archive.keys("/packs/")[0]
+    archive.replace(key, archive.store.get(key)[:-1])
+    archive.reopen()
+    # If it held a page nobody knows what is alive, and that is said.
+    with contextlib.suppress(errors.Corrupt):
+        archive.repository.upkeep.repack()
+
+
 def test_names_that_are_none_of_the_format_are_neither_believed_nor_removed(archive: archives.Archive) -> None:
     archive.record("snap", {0: content(0)})
     stray = [
