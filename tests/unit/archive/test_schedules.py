@@ -115,6 +115,30 @@ def test_repacking_goes_on_beside_a_damaged_pack(archive: archives.Archive) -> N
         archive.repository.upkeep.repack()
 
 
+def test_a_reader_whose_moves_are_out_of_date_finds_what_was_moved_again(
+    archive: archives.Archive, tmp_path: pathlib.Path
+) -> None:
+    disk = make_sparse(archive)
+    archive.repository.upkeep.repack()
+    other = repository.Repository.open(archive.store, tmp_path / "other.sqlite3", "host-2")
+
+    def read() -> manifest.Manifest:
+        return other.manifest(ENVIRONMENT, "live", HOST)
+
+    kept = read()
+    assert b"".join(kept.read(number) for number in range(64)) == disk
+    # Most of what was moved dies, so that it is moved once more.
+    changes = {number: content(("again", number)) for number in range(64) if number % 32}
+    archive.record("next", changes, SIZE, base="live")
+    archive.repository.delete_snapshot(ENVIRONMENT, "live")
+    assert archive.repository.upkeep.repack().packs_deleted
+    found = other.manifest(ENVIRONMENT, "next", HOST)
+    expected = archive.contents("next")
+    assert b"".join(data for _, data in found.read_blocks(0, 64)) == expected
+    assert b"".join(found.read(number) for number in range(64)) == expected
+    other.close()
+
+
 def test_names_that_are_none_of_the_format_are_neither_believed_nor_removed(archive: archives.Archive) -> None:
     archive.record("snap", {0: content(0)})
     stray = [
