@@ -115,6 +115,30 @@ def test_repacking_goes_on_beside_a_damaged_pack(archive: archives.Archive) -> N
         archive.repository.upkeep.repack()
 
 
+def test_an_environment_that_a_stale_owner_begins_too_late_does_not_keep_its_successor_from_it(
+    archive: archives.Archive, tmp_path: pathlib.Path
+) -> None:
+    archive.record("snap", {0: content(0)})
+    running = archive.repository.begin("late", "lost", BLOCK)
+    record = layout.Area(HOST, "late").record(1)
+    data = archive.store.get(record)
+    archive.store.delete(record)
+    for key in archive.keys("/renewals/"):
+        archive.store.delete(key)
+    adopter = archives.Archive.open(archive.store, tmp_path / "adopter.sqlite3", adopt=True)
+    archive.store.put(record, [data])
+    running.put(0, content("lost"))
+    with pytest.raises(errors.ArchiveClaimLost):
+        running.commit({})
+    assert adopter.repository.snapshots("late") == []
+    adopter.record("mine", {0: content("mine")}, environment_uid="late")
+    assert adopter.repository.snapshots("late") == ["mine"]
+    adopter.repository.upkeep.collect()
+    assert adopter.keys("/late/manifests/") == [layout.Area(HOST, "late").manifest("mine", 2)]
+    adopter.check("late")
+    adopter.repository.close()
+
+
 def test_a_reader_whose_moves_are_out_of_date_finds_what_was_moved_again(
     archive: archives.Archive, tmp_path: pathlib.Path
 ) -> None:
