@@ -115,6 +115,10 @@ def adopt(store: backend.Backend, host: layout.Host, epoch: int) -> View:
     before = load(store, host)
     if before.epoch == epoch:
         return before
+    if before.epoch > epoch:
+        # What we published would be believed by nobody.
+        problem = f"it is there, and the highest claim is {epoch}"
+        raise errors.Corrupt(what=f"seal {before.epoch} of host {host.name}", problem=problem)
     environments: dict[str, documents.Json] = {}
     for uid in before.environments(store):
         area = layout.Area(host.name, uid)

@@ -163,6 +163,30 @@ def test_a_reader_whose_moves_are_out_of_date_finds_what_was_moved_again(
     other.close()
 
 
+def test_claims_that_cannot_be_seen_are_an_unreachable_store_and_no_lost_claim(archive: archives.Archive) -> None:
+    claim = archive.repository.connect().claim
+    hidden = {key: archive.store.get(key) for key in archive.keys("/epochs/")}
+    for key in hidden:
+        archive.store.delete(key)
+    with pytest.raises(errors.ArchiveUnreachable):
+        claim.require()
+    for key, data in hidden.items():
+        archive.store.put(key, [data])
+    claim.require()
+
+
+def test_a_stale_owner_leaves_its_successors_signs_of_life(archive: archives.Archive, tmp_path: pathlib.Path) -> None:
+    stale = archive.repository.connect().claim
+    for key in archive.keys("/renewals/"):
+        archive.store.delete(key)
+    adopter = archives.Archive.open(archive.store, tmp_path / "adopter.sqlite3", adopt=True)
+    # Paused after it found its claim to be the highest.
+    stale.require = lambda: None  # type: ignore[method-assign]
+    stale.renew()
+    assert any("/00000002." in key for key in archive.keys("/renewals/"))
+    adopter.repository.close()
+
+
 def test_names_that_are_none_of_the_format_are_neither_believed_nor_removed(archive: archives.Archive) -> None:
     archive.record("snap", {0: content(0)})
     stray = [
