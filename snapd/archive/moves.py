@@ -84,6 +84,8 @@ class Moves:
                 "version": _VERSION,
                 "environment_uid": area.environment_uid,
                 "host": area.host,
+                "epoch": epoch,
+                "number": number,
                 "moves": documents.base64_text(_encode(table)),
             }
             self._store.put(area.move(epoch, number), [documents.encode(members, self._hash)])
@@ -100,7 +102,11 @@ class Moves:
         area = self._home.area
         what = f"moves {key.removeprefix(area.moves)} of environment {area.environment_uid}"
         members = documents.decode(what, documents.fetch(self._store, key, what), self._hash, _VERSION)
+        found = layout.numbered(key.removeprefix(area.moves))
+        assert found is not None, "a key that no listing of believed moves gives"
         documents.expect(what, members, environment_uid=area.environment_uid, host=area.host)
+        # Or else older moves could be passed off as the newest, and a collection would believe them.
+        documents.expect(what, members, epoch=found[0], number=found[1])
         return _decode(what, documents.base64_bytes(what, members.get("moves")))
 
 

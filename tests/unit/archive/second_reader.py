@@ -195,7 +195,8 @@ class Environment:
             return moves
         self.moves_key = self.prefix + "moves/" + (own[-1][0] if own else sealed)
         members = document(self.archive.store.get(self.moves_key), 0x4F, self.key)
-        need(self.is_ours(members), "moves are somebody else's")
+        name = f"{members['epoch']:08x}.{members['number']:08x}"
+        need(self.is_ours(members) and self.moves_key.endswith(f"/{name}"), "moves are somebody else's")
         rows = list(struct.iter_unpack("<16s16s", base64.b64decode(members["moves"], validate=True)))
         need(rows == sorted(set(rows)), "moves aren't in order")
         for source, target in rows:
