@@ -94,8 +94,12 @@ class Access:
 
     def created(self, environment_uid: str) -> blobs.Blobs:
         """Return one of our own environments, made if it isn't there. Raises as `opened` does."""
-        area, epoch = self.area(environment_uid), self.connect().claim.epoch
-        return self._opened(environment.create(self.store, area, epoch, self.keyring))
+        area, connected = self.area(environment_uid), self.connect()
+
+        def is_in_use() -> bool:
+            return bool(connected.view.manifests(self.store, area)[0])
+
+        return self._opened(environment.create(self.store, area, connected.claim.epoch, self.keyring, is_in_use))
 
     def forget(self, area: layout.Area) -> None:
         """Know nothing of an environment any more: it is gone."""
@@ -125,7 +129,12 @@ class Access:
                     self._codec,
                     self.index,
                     self.pins,
-                    moving.Moves(self.store, home, lambda: self.view(layout.Host(area.host))),
+                    moving.Moves(
+                        self.store,
+                        home,
+                        lambda: self.view(layout.Host(area.host)),
+                        lambda: self.check(layout.Host(area.host)),
+                    ),
                     lambda: self.check(layout.Host(area.host)),
                 )
             return known

@@ -54,14 +54,14 @@ class Blobs:
 
         Raises errors.Corrupt, naming pack and blob, errors.ArchiveKeyMissing, or errors.ArchiveUnreachable.
         """
-        entry = self.place(entry)
+        place = self.place(entry)
         try:
-            if entry.length > codec.longest(length):
-                raise errors.Corrupt(what="entry", problem=f"it claims {entry.length} bytes for {length}")
-            stored = self.store.get_range(self.home.area.pack(entry.pack), entry.offset, entry.length)
-            return self.decode(kind, entry, length, stored)
-        except (errors.NotFound, errors.Corrupt) as error:
-            return self._read_elsewhere(kind, entry, length, error)
+            if place.length > codec.longest(length):
+                raise errors.Corrupt(what="entry", problem=f"it claims {place.length} bytes for {length}")
+            stored = self.store.get_range(self.home.area.pack(place.pack), place.offset, place.length)
+            return self.decode(kind, place, length, stored)
+        except (errors.NotFound, errors.Corrupt, errors.ArchiveKeyMissing) as error:
+            return self._read_elsewhere(kind, entry, place, length, error)
 
     def decode(self, kind: names.Kind, entry: pages.Entry, length: int, stored: backend.Bytes) -> bytes:
         """Return the `length` bytes of a blob that was read as `stored`. Raises errors.Corrupt."""
@@ -76,26 +76,37 @@ class Blobs:
         return entry
 
     def _read_elsewhere(
-        self, kind: names.Kind, entry: pages.Entry, length: int, first: errors.NotFound | errors.Corrupt
+        self,
+        kind: names.Kind,
+        entry: pages.Entry,
+        place: pages.Entry,
+        length: int,
+        first: errors.NotFound | errors.Corrupt | errors.ArchiveKeyMissing,
     ) -> bytes:
-        """Return a blob that isn't where its entry says, from any pack of the environment that has it."""
+        """Return a blob that isn't at the place that its entry led to, from any pack of the environment that has it."""
         self.check_reachable()
-        # Another host may have moved the pack since this process asked.
+        # The pack, or the one that it was moved to, may have been moved since this process asked.
         moved = self.moves.reload().get(entry.pack, ())
-        packs = [entry.pack, *moved, *self.index.find(self.domain, entry.name)]
+        packs = [place.pack, entry.pack, *moved, *self.index.find(self.domain, entry.name)]
         for pack_id in dict.fromkeys(packs):
             other = self.locate(pack_id, entry.name)
             if other is None:
                 continue
-            if other != entry:
+            error: errors.SnapdError = first
+            if other != place:
                 try:
                     stored = self.store.get_range(self.home.area.pack(pack_id), other.offset, other.length)
                     return self.decode(kind, other, length, stored)
-                except (errors.NotFound, errors.Corrupt):
-                    pass
+                except (errors.NotFound, errors.Corrupt, errors.ArchiveKeyMissing) as second:
+                    error = second
+            if isinstance(error, errors.ArchiveKeyMissing) and not pack.is_damaged(self.store, self.home, pack_id):
+                # It is as it was written, by somebody who has a key that we don't have.
+                raise error
             # Its own index says that the blob is there, and it isn't.
             self.index.mark(pack_id, index.State.DAMAGED)
-        problem = "it is missing" if isinstance(first, errors.NotFound) else first.problem
+        problem = first.problem if isinstance(first, errors.Corrupt) else "it is missing"
+        if isinstance(first, errors.ArchiveKeyMissing):
+            problem = "the id of its key isn't what was written"
         raise errors.Corrupt(what=f"{pack.label(entry.pack)}, blob {entry.name.hex()}", problem=problem) from first
 
     def find(self, name: bytes, pinned: set[bytes]) -> pages.Entry | None:

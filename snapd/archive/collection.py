@@ -6,7 +6,7 @@ says why that is safe beside recordings, other hosts, and whoever thinks that th
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from snapd import errors, fsops
 from snapd.archive import blobs, documents, index, manifest, packtable
@@ -77,11 +77,12 @@ def collect(environment_blobs: blobs.Blobs, view: views.View, claim: claims.Clai
     """
     store, area = environment_blobs.store, environment_blobs.home.area
     with environment_blobs.pins.collecting(), backend.translated("collection"):
+        # As the store has it: moves may have been published though the answer, or the process, was lost.
+        table = environment_blobs.moves.reload()
         found = reached(environment_blobs, view)
         fsops.point("archive.collect-listed")
         stored = index.pack_ids(store.list(area.packs))
-        table = environment_blobs.moves.table()
-        live = _leading_to(found.named(), table)
+        live = _leading_to(found.named(), table, stored)
         sources = _sources(table)
         victims = [
             pack_id
@@ -122,9 +123,17 @@ def forget(environment_blobs: blobs.Blobs, pack_id: bytes, sources: Iterable[byt
         return True
 
 
-def _leading_to(named: Iterable[bytes], table: Mapping[bytes, tuple[bytes, ...]]) -> set[bytes]:
-    """Return the packs that hold what is named: where a moved one led to, in its place."""
-    return {place for pack_id in named for place in table.get(pack_id, (pack_id,))}
+def _leading_to(
+    named: Iterable[bytes], table: Mapping[bytes, tuple[bytes, ...]], stored: Collection[bytes]
+) -> set[bytes]:
+    """Return the packs that hold what is named: where a moved one led to, and itself unless all of that is stored."""
+    live: set[bytes] = set()
+    for pack_id in named:
+        places = table.get(pack_id, ())
+        live.update(places)
+        if not places or any(place not in stored for place in places):
+            live.add(pack_id)
+    return live
 
 
 def _sources(table: Mapping[bytes, tuple[bytes, ...]]) -> dict[bytes, list[bytes]]:

@@ -6,6 +6,7 @@ Each epoch has a record of its own, which an adopter copies: a late request of i
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Final
 
 from snapd import errors
@@ -52,16 +53,23 @@ def load(store: backend.Backend, area: layout.Area, epoch: int, keyring: sealing
     return Environment(area, data, keyring)
 
 
-def create(store: backend.Backend, area: layout.Area, epoch: int, keyring: sealing.Keyring | None) -> Environment:
-    """Return an environment, made with a new key if it isn't there.
+def create(
+    store: backend.Backend,
+    area: layout.Area,
+    epoch: int,
+    keyring: sealing.Keyring | None,
+    is_in_use: Callable[[], bool],
+) -> Environment:
+    """Return an environment, made with a new key if it isn't there. `is_in_use` says if it has believed manifests.
 
-    Raises errors.Corrupt if its record is gone while manifests are there: a new key would hide that they can't be read.
+    Raises errors.Corrupt if its record is gone while they are there: a new key would hide that they can't be read.
+    What a stale owner left there is no reason: nobody believes it.
     """
     try:
         return load(store, area, epoch, keyring)
     except errors.NotFound:
         pass
-    if any(True for _ in store.list(area.manifests)):
+    if is_in_use():
         raise errors.Corrupt(what=_what(area), problem="it is gone, manifests are there")
     key = names.new_key()
     if keyring is None:

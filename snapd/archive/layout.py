@@ -23,21 +23,33 @@ def checked(field: str, value: str) -> str:
     return value
 
 
+def is_element(value: str) -> bool:
+    """Say whether value can be an element of a key; others are none of the archive's."""
+    return _ELEMENT.fullmatch(value) is not None
+
+
 def text(number: int) -> str:
     """Return how an epoch, or another number, is written in a key: 8 digits, so that names sort like numbers."""
     return f"{number:08x}"
 
 
 def number(digits: str) -> int | None:
-    """Return the number that was written as `text` does, or None if it is something else."""
-    return int(digits, 16) if _NUMBER.fullmatch(digits) else None
+    """Return the number, at least 1, that was written as `text` does, or None if it is something else."""
+    return (int(digits, 16) or None) if _NUMBER.fullmatch(digits) else None
 
 
 def versioned(name: str) -> tuple[str, int] | None:
     """Return (name, number) of a last element that ends with a dot and a number, or None."""
     front, _, digits = name.rpartition(".")
     found = number(digits)
-    return None if found is None or not front else (front, found)
+    return None if found is None or not is_element(front) else (front, found)
+
+
+def numbered(name: str) -> tuple[int, int] | None:
+    """Return the epoch and the number of a last element that consists of these, or None."""
+    front, _, digits = name.rpartition(".")
+    epoch, found = number(front), number(digits)
+    return None if epoch is None or found is None else (epoch, found)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -242,22 +242,22 @@ class Manifest:
 
     def _read_window(self, start: int, part: pages.Entries) -> Iterator[tuple[int, bytes]]:
         present = np.flatnonzero(part["name"].any(axis=1))
-        wanted = [
-            (self._blobs.place(pages.decode(part[position].tobytes())), start + position)
-            for position in present.tolist()
-        ]
+        entries = {start + position: pages.decode(part[position].tobytes()) for position in present.tolist()}
+        wanted = [(self._blobs.place(entry), number) for number, entry in entries.items()]
         wanted.sort(key=lambda item: (item[0].pack, item[0].offset))
         run: list[tuple[pages.Entry, int]] = []
         for item in wanted:
             if run and not _continues(run, item[0]):
-                yield from self._read_run(run)
+                yield from self._read_run(run, entries)
                 run = []
             run.append(item)
         if run:
-            yield from self._read_run(run)
+            yield from self._read_run(run, entries)
 
-    def _read_run(self, run: list[tuple[pages.Entry, int]]) -> Iterator[tuple[int, bytes]]:
-        """Yield the blocks of a run of entries of one pack, fetched at once; those that aren't there, one by one."""
+    def _read_run(
+        self, run: list[tuple[pages.Entry, int]], entries: Mapping[int, pages.Entry]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield the blocks of a run of places in one pack, fetched at once; what isn't there, by its own entry."""
         begin = run[0][0].offset
         length = run[-1][0].offset + run[-1][0].length - begin
         try:
@@ -267,12 +267,13 @@ class Manifest:
             fetched = memoryview(self._blobs.store.get_range(key, begin, length))
         except (errors.NotFound, errors.Corrupt):
             fetched = memoryview(b"")
-        for entry, number in run:
-            stored = fetched[entry.offset - begin : entry.offset - begin + entry.length]
+        for place, number in run:
+            stored = fetched[place.offset - begin : place.offset - begin + place.length]
             try:
-                yield number, self._blobs.decode(names.Kind.BLOCK, entry, self.block_length(number), stored)
-            except errors.Corrupt:
-                yield number, self.read_entry(number, entry)
+                data = self._blobs.decode(names.Kind.BLOCK, place, self.block_length(number), stored)
+            except (errors.Corrupt, errors.ArchiveKeyMissing):
+                data = self.read_entry(number, entries[number])
+            yield number, data
 
     def _check_range(self, first: int, count: int) -> None:
         if first < 0 or count < 0 or first > self.blocks - count:

@@ -4,14 +4,13 @@ The highest number of the newest believed epoch is the whole truth; each publica
 Manifests go on naming the old packs.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-import numpy as np
-
 from snapd import errors
-from snapd.archive import documents, environment, layout, names
+from snapd.archive import documents, environment, layout, names, pack
 from snapd.archive.backends import backend
 from snapd.archive.fencing import view as views
 
@@ -27,9 +26,18 @@ Table = Mapping[bytes, tuple[bytes, ...]]
 class Moves:
     """One environment's moves. Thread-safe."""
 
-    def __init__(self, store: backend.Backend, home: environment.Environment, view: Callable[[], views.View]) -> None:
-        """Know nothing until `reload`. `view` returns what is believed of the host now."""
+    def __init__(
+        self,
+        store: backend.Backend,
+        home: environment.Environment,
+        view: Callable[[], views.View],
+        check_reachable: Callable[[], None],
+    ) -> None:
+        """Know nothing until `reload`. `view` returns what is believed of the host now; check_reachable raises
+        errors.ArchiveUnreachable if the whole store is missing.
+        """
         self._store = store
+        self._check_reachable = check_reachable
         self._home = home
         self._view = view
         self._lock = threading.Lock()
@@ -50,24 +58,34 @@ class Moves:
         with self._lock:
             for _ in range(_ATTEMPTS):
                 key, _others = self._view().moves(self._store, self._home.area)
+                if key is None:
+                    self._check_reachable()
+                    self._table = {}
+                    return self._table
                 try:
-                    self._table = {} if key is None else self._read(key)
+                    self._table = self._read(key)
                     return self._table
                 except errors.NotFound:
                     # Newer ones were published between the listing and the reading.
                     continue
-        raise errors.ArchiveUnreachable(problem=f"the moves of {self._home.area.environment_uid} change too often")
+        # Or a seal names them, and they are gone: to go on without them would be to take for dead what they lead to.
+        self._check_reachable()
+        raise errors.Corrupt(what=f"moves of environment {self._home.area.environment_uid}", problem="they are missing")
 
     def publish(self, table: Table, epoch: int) -> None:
         """Say this from now on, durably. Only the owner does, one at a time. Raises errors.AlreadyExists."""
         area = self._home.area
         with self._lock:
-            mine = [layout.versioned(key.removeprefix(area.moves)) for key, _ in self._store.list(area.moves)]
-            number = 1 + max((found[1] for found in mine if found and found[0] == layout.text(epoch)), default=0)
+            mine = [layout.numbered(key.removeprefix(area.moves)) for key, _ in self._store.list(area.moves)]
+            number = 1 + max((found[1] for found in mine if found and found[0] == epoch), default=0)
+            if number > layout.LARGEST_EPOCH:
+                raise errors.Corrupt(what=f"moves of environment {area.environment_uid}", problem="none can follow")
             members = {
                 "version": _VERSION,
                 "environment_uid": area.environment_uid,
                 "host": area.host,
+                "epoch": epoch,
+                "number": number,
                 "moves": documents.base64_text(_encode(table)),
             }
             self._store.put(area.move(epoch, number), [documents.encode(members, self._hash)])
@@ -84,7 +102,11 @@ class Moves:
         area = self._home.area
         what = f"moves {key.removeprefix(area.moves)} of environment {area.environment_uid}"
         members = documents.decode(what, documents.fetch(self._store, key, what), self._hash, _VERSION)
+        found = layout.numbered(key.removeprefix(area.moves))
+        assert found is not None, "a key that no listing of believed moves gives"
         documents.expect(what, members, environment_uid=area.environment_uid, host=area.host)
+        # Or else older moves could be passed off as the newest, and a collection would believe them.
+        documents.expect(what, members, epoch=found[0], number=found[1])
         return _decode(what, documents.base64_bytes(what, members.get("moves")))
 
 
@@ -109,11 +131,13 @@ def _decode(what: str, data: bytes) -> Table:
     """Return the table that _encode made into bytes: rows of 32 bytes, ascending. Raises errors.Corrupt."""
     if len(data) % _ROW:
         raise errors.Corrupt(what=what, problem=_PROBLEM)
-    rows = np.frombuffer(data, f"V{_ROW}").tolist()
-    found: dict[bytes, tuple[bytes, ...]] = {}
-    for row in rows:
-        pack_id, target = row[: layout.PACK_ID_LENGTH], row[layout.PACK_ID_LENGTH :]
-        found[pack_id] = (*found.get(pack_id, ()), target)
-    if _encode(found) != data:
+    rows = [data[start : start + _ROW] for start in range(0, len(data), _ROW)]
+    if any(one >= other for one, other in itertools.pairwise(rows)):
+        raise errors.Corrupt(what=what, problem=_PROBLEM)
+    found = {
+        pack_id: tuple(row[layout.PACK_ID_LENGTH :] for row in group)
+        for pack_id, group in itertools.groupby(rows, lambda row: row[: layout.PACK_ID_LENGTH])
+    }
+    if any(len(targets) > pack.MOST_BLOBS for targets in found.values()):
         raise errors.Corrupt(what=what, problem=_PROBLEM)
     return found

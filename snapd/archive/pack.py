@@ -202,35 +202,64 @@ def prove(store: backend.Backend, home: environment.Environment, pack_id: bytes,
     It is hashed as it is stored, which costs a fraction of decoding it; `verify` decodes. Returns its index. Raises
     errors.NotFound, errors.Corrupt, errors.ArchiveUnreachable.
     """
-    object_key, what = home.area.pack(pack_id), label(pack_id)
+    object_key = home.area.pack(pack_id)
     store.drop_cache(object_key)
     tail = _read_tail(store, home, pack_id)
     if tail.listed.size_bytes != size_bytes:
-        raise errors.Corrupt(what=what, problem=f"it has {tail.listed.size_bytes} bytes, not {size_bytes}")
+        raise errors.Corrupt(what=tail.listed.what, problem=f"it has {tail.listed.size_bytes} bytes, not {size_bytes}")
     body = names.Hasher(home.key, names.Kind.BODY)
     for start in range(0, tail.index_offset, _RUN):
         body.update(store.get_range(object_key, start, min(_RUN, tail.index_offset - start)))
-    if body.digest()[:_BODY_HASH_LENGTH] != tail.body_hash:
-        raise errors.Corrupt(what=what, problem="its bytes aren't those that were written")
+    _check_body(tail, body)
     return tail.listed
+
+
+def is_damaged(store: backend.Backend, home: environment.Environment, pack_id: bytes) -> bool:
+    """Say whether a pack isn't what its writer wrote, byte for byte. Raises errors.ArchiveUnreachable."""
+    try:
+        prove(store, home, pack_id, _size(store, home, pack_id))
+    except (errors.NotFound, errors.Corrupt):
+        return True
+    return False
 
 
 def verify(
     store: backend.Backend, home: environment.Environment, pack_id: bytes, decoder: codec.Codec, size_bytes: int
 ) -> Index:
-    """Read a pack back from the store, not from a cache, and check its length, its index and each blob's name.
+    """Read a pack back from the store, not from a cache, and check its length, each byte, and each blob's name.
 
-    Returns its index. Raises errors.NotFound, errors.Corrupt, errors.ArchiveUnreachable, errors.ArchiveKeyMissing.
+    Returns its index. Raises errors.NotFound, errors.Corrupt, errors.ArchiveUnreachable; errors.ArchiveKeyMissing only
+    if it is as it was written.
     """
     object_key = home.area.pack(pack_id)
     store.drop_cache(object_key)
-    index = read_index(store, home, pack_id)
+    tail = _read_tail(store, home, pack_id)
+    index = tail.listed
     if index.size_bytes != size_bytes:
         raise errors.Corrupt(what=index.what, problem=f"it has {index.size_bytes} bytes, not {size_bytes}")
-    for row, stored in read_rows(store, home, pack_id, [row for row in index.rows if row.kind < _SKIPPABLE_KIND]):
-        entry = pages.Entry(row.name, pack_id, row.offset, row.stored_length)
-        decode_blob(home, decoder, names.Kind(row.kind), entry, row.length, stored)
+    body = names.Hasher(home.key, names.Kind.BODY)
+    body.update(store.get_range(object_key, 0, _HEADER.size))
+    key_missing: errors.ArchiveKeyMissing | None = None
+    for row, stored in read_rows(store, home, pack_id, index.rows):
+        body.update(stored)
+        if row.kind >= _SKIPPABLE_KIND:
+            continue
+        try:
+            entry = pages.Entry(row.name, pack_id, row.offset, row.stored_length)
+            decode_blob(home, decoder, names.Kind(row.kind), entry, row.length, stored)
+        except errors.ArchiveKeyMissing as error:
+            # Or the key's id was hit by damage, and the body's hash will tell.
+            key_missing = error
+    _check_body(tail, body)
+    if key_missing is not None:
+        raise key_missing
     return index
+
+
+def _check_body(tail: _Tail, body: names.Hasher) -> None:
+    """Raise errors.Corrupt unless what was hashed of a pack is what its writer wrote before the index."""
+    if body.digest()[:_BODY_HASH_LENGTH] != tail.body_hash:
+        raise errors.Corrupt(what=tail.listed.what, problem="its bytes aren't those that were written")
 
 
 def read_rows(
@@ -258,9 +287,9 @@ def decode_blob(
     Raises errors.Corrupt, errors.ArchiveKeyMissing.
     """
     view = memoryview(stored)
-    if bytes(view[:1]) == codec.SEALED:
-        if home.keyring is None:
-            raise errors.ArchiveKeyMissing(what=label(entry.pack), key=bytes(view[1:5]).hex())
+    if (bytes(view[:1]) == codec.SEALED) is not (home.keyring is not None):
+        raise errors.Corrupt(what=label(entry.pack), problem="a blob is encrypted, or isn't, unlike its archive")
+    if home.keyring is not None:
         context = _context(kind, entry.name)
         view = memoryview(home.keyring.open_blob(entry.pack, entry.offset, context, view[1:]))
     data = decoder.decode(view, length)

@@ -41,7 +41,9 @@ def estimate(found: collection.Reached, table: moving.Table, packs: Mapping[byte
                 counts[place] += -(-references // len(places))
         for pack_id, count in counts.items():
             most[pack_id] = max(most[pack_id], count)
-    return {pack_id: min(1.0, count / packs[pack_id].blobs) for pack_id, count in most.items() if packs.get(pack_id)}
+    # Of a pack whose index can't be read it isn't known how many blobs it has.
+    counted = {pack_id: one.blobs for pack_id, one in packs.items() if one.blobs}
+    return {pack_id: min(1.0, count / counted[pack_id]) for pack_id, count in most.items() if pack_id in counted}
 
 
 def repack(
@@ -58,10 +60,10 @@ def repack(
     """
     area = environment_blobs.home.area
     with environment_blobs.pins.collecting(), backend.translated("repacking"):
+        table = environment_blobs.moves.reload()
         found = collection.reached(environment_blobs, view)
         fsops.point("archive.repack-listed")
         known = environment_blobs.index.packs(environment_blobs.domain)
-        table = environment_blobs.moves.table()
         alive = estimate(found, table, known)
         ordered = sorted((part, pack_id) for pack_id, part in alive.items() if part < _CANDIDATE)
         candidates = [

@@ -216,7 +216,7 @@ class Repository:
 
     def hosts(self) -> list[str]:
         """Return the hosts that have claimed a part of the store, sorted."""
-        found = sorted(self._store.folders(layout.HOSTS))
+        found = sorted(filter(layout.is_element, self._store.folders(layout.HOSTS)))
         return [host for host in found if views.load(self._store, layout.Host(host)).epoch]
 
     def last_seen(self, host: str) -> datetime.datetime | None:

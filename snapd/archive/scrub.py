@@ -2,7 +2,7 @@
 
 import dataclasses
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -133,8 +133,12 @@ def _in_bytes(blocks: list[tuple[int, int]], block_size: int, size_bytes: int) -
     return tuple((start, stop - start) for start, stop in joined)
 
 
-def suspects(environment_blobs: blobs.Blobs) -> set[bytes]:
-    """Return the packs known to be damaged, and those that were moved into one of them."""
-    damaged = environment_blobs.index.damaged(environment_blobs.domain)
-    table = environment_blobs.moves.table()
-    return damaged | {old for old, targets in table.items() if damaged & set(targets)}
+def suspects(environment_blobs: blobs.Blobs, named: Collection[bytes]) -> set[bytes]:
+    """Return which of the packs that manifests name are known to be damaged, or aren't known to be there.
+
+    Of those that were moved it says whether that is so of any of the packs that they were moved to.
+    """
+    known = environment_blobs.index.packs(environment_blobs.domain)
+    sound = {pack_id for pack_id, one in known.items() if one.state is not index.State.DAMAGED}
+    targets = environment_blobs.moves.targets
+    return {pack_id for pack_id in named if not sound.issuperset(targets(pack_id) or (pack_id,))}

@@ -57,6 +57,8 @@ def load(store: backend.Backend, hint: str) -> Settings:
             raise errors.SchemaTooNew(path=f"{what} ({name}: {required})", found=_VERSION + 1, known=_VERSION)
         known += required
     block_size = documents.integer(what, members, "block_size", pages.SMALLEST_BLOCK, pages.LARGEST_BLOCK)
+    if block_size & (block_size - 1):
+        raise errors.Corrupt(what=what, problem=f"its block_size, {block_size}, is no power of two")
     uid = documents.hexadecimal(what, members.get("uid"), 16).hex()
     return Settings(uid, block_size, encrypted=_SEALED in known)
 

@@ -71,10 +71,11 @@ class Upkeep:
     def damage(self, environment_uid: str) -> list[scrubs.Damage]:
         """Return which archived snapshots can't be read whole, and which ranges of them, by what is known of packs."""
         found = self._found(environment_uid)
-        suspects = set() if found is None else scrubs.suspects(found)
-        if found is None or not suspects:
+        if found is None:
             return []
-        documents = collection.documents_of(found, self._access.view(self._access.host))
+        self._access.reconcile(found)
+        documents = list(collection.documents_of(found, self._access.view(self._access.host)))
+        suspects = scrubs.suspects(found, {pack_id for document in documents for pack_id in document.packs.references})
         hit = [document for document in documents if suspects & document.packs.references.keys()]
         damages = [scrubs.damage(manifest.Manifest(found, document), suspects) for document in hit]
         return [damage for damage in damages if damage.ranges]

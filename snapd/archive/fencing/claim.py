@@ -39,9 +39,15 @@ class Claim:
         self._lost = False
 
     def require(self) -> None:
-        """Read the claims again. Raises errors.ArchiveClaimLost for good if a higher one is there."""
+        """Read the claims again. Raises errors.ArchiveClaimLost for good if a higher one is there.
+
+        Raises errors.ArchiveUnreachable if even our own isn't.
+        """
         if not self._lost:
-            self._lost = max(_claimed(self._store, self.host), default=0) != self.epoch
+            highest = max(_claimed(self._store, self.host), default=0)
+            if highest < self.epoch:
+                raise errors.ArchiveUnreachable(problem=f"claim {self.epoch} of host {self.host.name} can't be seen")
+            self._lost = highest > self.epoch
         if self._lost:
             raise errors.ArchiveClaimLost(host=self.host.name, epoch=self.epoch)
 
@@ -54,7 +60,9 @@ class Claim:
             with contextlib.suppress(errors.AlreadyExists):
                 self._store.put(self.host.renewal(self.epoch, self._renewals), [])
             for key in earlier:
-                self._store.delete(key)
+                # A newer owner's signs of life are its own: we may just not know yet that there is one.
+                if _epoch(key) <= self.epoch:
+                    self._store.delete(key)
 
     def release(self) -> None:
         """Show that the prefix may be adopted at once. The claim goes on to count, for who has its token."""
@@ -67,13 +75,15 @@ class Claim:
 def take(store: backend.Backend, host: layout.Host, path: pathlib.Path, repository_uid: str, *, adopt: bool) -> Claim:
     """Return the claim of whoever keeps its token at `path`: the one it has, the first one, or the next if it adopts.
 
-    Raises errors.ArchiveClaimed if somebody else has it and isn't to be, or can't yet be, adopted.
+    Raises errors.ArchiveClaimed if somebody else has it and isn't to be, or can't yet be, adopted; errors.Corrupt.
     """
     highest = max(_claimed(store, host), default=0)
     if highest and _is_ours(store, host, highest, _read_token(path, repository_uid, host)):
         return _begun(Claim(store, host, highest))
     if highest:
         _require_adoptable(store, host, highest, adopt=adopt)
+    if highest == layout.LARGEST_EPOCH:
+        raise errors.Corrupt(what=f"claim {highest} of host {host.name}", problem="no epoch can follow it")
     token = secrets.token_hex(_TOKEN_LENGTH)
     epoch = highest + 1
     # Ours before the store's: a claim whose token was lost would have to be adopted from ourselves.
@@ -136,5 +146,11 @@ def _read_token(path: pathlib.Path, repository_uid: str, host: layout.Host) -> s
 
 def _count(key: str, epoch: int) -> int:
     """Return the number of a renewal of an epoch; 0 for any other key."""
-    found = layout.versioned(key.rpartition("/")[2])
-    return found[1] if found is not None and found[0] == layout.text(epoch) else 0
+    found = layout.numbered(key.rpartition("/")[2])
+    return found[1] if found is not None and found[0] == epoch else 0
+
+
+def _epoch(key: str) -> int:
+    """Return the epoch of a renewal; 0 for any other key."""
+    found = layout.numbered(key.rpartition("/")[2])
+    return 0 if found is None else found[0]

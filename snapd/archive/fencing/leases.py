@@ -54,7 +54,8 @@ class Lease:
 
 def is_read(store: backend.Backend, area: layout.Area) -> bool:
     """Say whether any host has a lease on an environment. Raises errors.Corrupt, errors.ArchiveUnreachable."""
-    keys = [key for host in store.folders(layout.HOSTS) for key, _ in store.list(layout.Host(host).leases)]
+    hosts = filter(layout.is_element, store.folders(layout.HOSTS))
+    keys = [key for host in hosts for key, _ in store.list(layout.Host(host).leases)]
     if not keys:
         return False
     now = store.now()

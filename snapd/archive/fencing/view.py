@@ -58,24 +58,27 @@ class View:
         disbelieved: list[str] = []
         for key, _ in store.list(area.manifests):
             parsed = layout.versioned(key.removeprefix(area.manifests))
-            if parsed is not None and parsed[1] > self.epoch:
+            if parsed is None or parsed[1] > self.epoch:
+                # Somebody put something else there, or a later owner's: that is for it to judge.
                 continue
-            if parsed is None or (parsed[1] != self.epoch and older.get(parsed[0]) != parsed[1]):
+            if parsed[1] != self.epoch and older.get(parsed[0]) != parsed[1]:
                 disbelieved.append(key)
             elif parsed[0] not in found or found[parsed[0]][0] < parsed[1]:
                 found[parsed[0]] = (parsed[1], key)
         return {uid: key for uid, (_, key) in found.items()}, disbelieved
 
     def moves(self, store: backend.Backend, area: layout.Area) -> tuple[str | None, list[str]]:
-        """Return the key of an environment's moves that count, if there are any, and the keys of older ones."""
+        """Return the key of an environment's moves that count, if there are any, and the keys of older ones.
+
+        What the seal names counts even if it is missing: then it is known that something is.
+        """
         older = self.adopted.get(area.environment_uid, _NONE).moves
         listed = sorted(key.removeprefix(area.moves) for key, _ in store.list(area.moves))
-        # Epoch and number are written so that they sort.
-        found = [name for name in listed if name < layout.text(self.epoch + 1)]
-        mine = [name for name in found if name.startswith(f"{layout.text(self.epoch)}.")]
-        believed = mine[-1] if mine else next((name for name in found if name == older), None)
-        others = [area.moves + name for name in found if name != believed]
-        return None if believed is None else area.moves + believed, others
+        found = [(numbered[0], name) for name in listed if (numbered := layout.numbered(name)) is not None]
+        mine = [name for epoch, name in found if epoch == self.epoch]
+        believed = mine[-1] if mine else older
+        others = [area.moves + name for epoch, name in found if epoch <= self.epoch and name != believed]
+        return area.moves + believed if believed else None, others
 
     def tombstones(self, store: backend.Backend, area: layout.Area) -> tuple[list[str], list[str]]:
         """Return the keys of an environment's tombstones that count, and those of older epochs that came too late."""
@@ -87,13 +90,13 @@ class View:
             epoch = layout.number(name.partition(".")[0])
             if epoch == self.epoch or name in older:
                 believed.append(key)
-            elif epoch is None or epoch < self.epoch:
+            elif epoch is not None and epoch < self.epoch:
                 late.append(key)
         return believed, late
 
     def environments(self, store: backend.Backend) -> list[str]:
         """Return the uids of the environments that have a record, sorted."""
-        found = sorted(store.folders(self.host.environments))
+        found = sorted(filter(layout.is_element, store.folders(self.host.environments)))
         return [uid for uid in found if store.size(layout.Area(self.host.name, uid).record(self.epoch)) is not None]
 
 
@@ -119,8 +122,10 @@ def _adopted(what: str, members: documents.Json) -> Adopted:
         uid: documents.integer(what, members["manifests"], uid, 1, layout.LARGEST_EPOCH) for uid in members["manifests"]
     }
     moves, tombs = members.get("moves"), members.get("tombstones")
-    if not isinstance(moves, str) or not isinstance(tombs, list) or not all(isinstance(name, str) for name in tombs):
-        raise errors.Corrupt(what=what, problem="its moves or tombstones aren't named")
+    if not isinstance(moves, str) or (moves and layout.numbered(moves) is None):
+        raise errors.Corrupt(what=what, problem=f"its moves are {moves!r}")
+    if not isinstance(tombs, list) or not all(isinstance(name, str) for name in tombs):
+        raise errors.Corrupt(what=what, problem="its tombstones aren't named")
     return Adopted(manifests, moves, frozenset(tombs))
 
 
@@ -132,6 +137,10 @@ def adopt(store: backend.Backend, host: layout.Host, epoch: int) -> View:
     before = load(store, host)
     if before.epoch == epoch:
         return before
+    if before.epoch > epoch:
+        # What we published would be believed by nobody.
+        problem = f"it is there, and the highest claim is {epoch}"
+        raise errors.Corrupt(what=f"seal {before.epoch} of host {host.name}", problem=problem)
     environments: dict[str, documents.Json] = {}
     for uid in before.environments(store):
         area = layout.Area(host.name, uid)
@@ -148,7 +157,8 @@ def adopt(store: backend.Backend, host: layout.Host, epoch: int) -> View:
             "manifests": {
                 snapshot_uid: versioned[1]
                 for snapshot_uid, key in found.items()
-                if key not in condemned and (versioned := layout.versioned(key)) is not None
+                if key not in condemned
+                and (versioned := layout.versioned(key.removeprefix(area.manifests))) is not None
             },
             "moves": "" if moves is None else moves.removeprefix(area.moves),
             "tombstones": [key.removeprefix(area.tombstones) for key in believed],

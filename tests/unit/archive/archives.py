@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 
 from snapd import units
-from snapd.archive import layout, manifest, pages, repository
+from snapd.archive import layout, manifest, pages, repository, sealing
 from snapd.archive.backends import backend
 
 BLOCK = 64 * units.KIB
@@ -26,22 +26,31 @@ class Archive:
     store: backend.Backend
     index_path: pathlib.Path
     repository: repository.Repository
+    keyring: sealing.Keyring | None = None
 
     @classmethod
-    def open(cls, store: backend.Backend, index_path: pathlib.Path) -> "Archive":
-        return cls(store, index_path, repository.Repository.open(store, index_path, HOST, block_size=BLOCK))
+    def open(
+        cls,
+        store: backend.Backend,
+        index_path: pathlib.Path,
+        keyring: sealing.Keyring | None = None,
+        *,
+        adopt: bool = False,
+    ) -> "Archive":
+        opened = repository.Repository.open(store, index_path, HOST, block_size=BLOCK, keyring=keyring, adopt=adopt)
+        return cls(store, index_path, opened, keyring)
 
     def reopen(self) -> None:
         """Close, and open again as the next process would."""
         self.repository.close()
-        self.repository = repository.Repository.open(self.store, self.index_path, HOST)
+        self.repository = repository.Repository.open(self.store, self.index_path, HOST, keyring=self.keyring)
 
     def lose_index(self) -> None:
         """Close, delete the index, and open again."""
         self.repository.close()
         for path in self.index_path.parent.glob(self.index_path.name + "*"):
             path.unlink()
-        self.repository = repository.Repository.open(self.store, self.index_path, HOST)
+        self.repository = repository.Repository.open(self.store, self.index_path, HOST, keyring=self.keyring)
 
     def record(
         self,
