@@ -21,11 +21,15 @@ _MOST_KEYS: Final = 100_000
 _seal: Final = functools.partial(names.plain, names.Kind.TOMBSTONE)
 
 
-def named(store: backend.Backend, area: layout.Area) -> set[str]:
-    """Return the keys that the tombstones of an environment name. Raises errors.Corrupt, errors.ArchiveUnreachable."""
+def named(store: backend.Backend, area: layout.Area, since: int = 1) -> set[str]:
+    """Return the keys that the tombstones of an environment, made by owners of epochs from `since` on, name.
+
+    Raises errors.Corrupt, errors.ArchiveUnreachable.
+    """
     found: set[str] = set()
-    for key in _tombstones(store, area):
-        found |= _read(store, area, key)
+    for key, epoch in _tombstones(store, area).items():
+        if epoch >= since:
+            found |= _read(store, area, key)
     return found
 
 
@@ -72,8 +76,10 @@ def pack_ids(keys: Iterable[str]) -> set[bytes]:
     return {found for key in keys if (found := layout.pack_id(key)) is not None}
 
 
-def _tombstones(store: backend.Backend, area: layout.Area) -> list[str]:
-    return [key for key, _ in store.list(area.tombstones)]
+def _tombstones(store: backend.Backend, area: layout.Area) -> dict[str, int]:
+    """Return the keys of an environment's tombstones, with the epochs of their makers."""
+    parts = ((key, key.removeprefix(area.tombstones).partition(".")[0]) for key, _ in store.list(area.tombstones))
+    return {key: epoch for key, digits in parts if (epoch := layout.number(digits)) is not None}
 
 
 def _read(store: backend.Backend, area: layout.Area, key: str) -> set[str]:

@@ -122,8 +122,9 @@ def adopt(store: backend.Backend, host: layout.Host, epoch: int) -> View:
     environments: dict[str, documents.Json] = {}
     for uid in before.environments(store):
         area = layout.Area(host.name, uid)
-        # After the claim: whoever writes a tombstone later finds it lost before deleting anything.
-        condemned = tombstones.named(store, area)
+        # After the claim: whoever writes a tombstone later finds it lost before deleting anything. What owners before
+        # the last one condemned in time isn't in the last one's seal; what they did later, they didn't delete.
+        condemned = tombstones.named(store, area, since=before.epoch)
         if area.record(before.epoch) in condemned:
             continue
         # A key of our own: a late request may still delete the old one.
