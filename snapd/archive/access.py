@@ -90,7 +90,10 @@ class Access:
         """Return an environment. Raises errors.NotFound, errors.Corrupt, errors.ArchiveKeyMissing."""
         with self._blobs_lock:
             known = self._blobs.get(area)
-        return known or self._opened(environment.load(self.store, area, view.epoch, self.keyring))
+        if known is not None and area.host == self.host.name:
+            return known
+        # Another host may have deleted it and made it again, with another key.
+        return self._opened(environment.load(self.store, area, view.epoch, self.keyring))
 
     def created(self, environment_uid: str) -> blobs.Blobs:
         """Return one of our own environments, made if it isn't there. Raises as `opened` does."""

@@ -155,11 +155,13 @@ class Repository:
     def _pinned_base(self, environment_uid: str, snapshot_uid: str, inherited: list[bytes]) -> manifest.Manifest:
         """Return a base whose packs are pinned and noted in `inherited`."""
         base = self.manifest(environment_uid, snapshot_uid)
-        pack_ids = list(base.document.packs.references)
-        self._access.pins.pin(pack_ids)
-        inherited.extend(pack_ids)
-        # Deleted and collected before the pins were set? If the manifest is still there, no collection took its packs.
-        return self.manifest(environment_uid, snapshot_uid)
+        while missing := base.document.packs.references.keys() - set(inherited):
+            self._access.pins.pin(missing)
+            inherited.extend(missing)
+            # Deleted and collected before the pins were set? If the manifest is still there, no collection took its
+            # packs; if it is another one by now, its packs aren't pinned yet.
+            base = self.manifest(environment_uid, snapshot_uid)
+        return base
 
     # --- reading ---
 

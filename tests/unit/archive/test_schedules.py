@@ -196,6 +196,7 @@ def test_names_that_are_none_of_the_format_are_neither_believed_nor_removed(arch
         f"{AREA.manifests}folder/snap.00000001",
         f"{AREA.moves}notes.txt",
         f"{AREA.prefix}packs/notes.txt",
+        f"{AREA.tombstones}notes.txt",
     ]
     for key in stray:
         archive.store.put(key, [b"stray"])
@@ -209,3 +210,70 @@ def test_names_that_are_none_of_the_format_are_neither_believed_nor_removed(arch
     archive.repository.upkeep.collect()
     archive.check()
     assert all(archive.store.size(key) is not None for key in stray)
+
+
+def test_a_tombstone_that_a_stale_owner_writes_too_late_hides_no_snapshot_from_a_later_adopter(
+    archive: archives.Archive, tmp_path: pathlib.Path
+) -> None:
+    archive.record("snap", {0: content(0)})
+    for key in archive.keys("/renewals/"):
+        archive.store.delete(key)
+    adopter = archives.Archive.open(archive.store, tmp_path / "adopter.sqlite3", adopt=True)
+    # Paused since before the adoption, with the key of the manifest in its hand.
+    with pytest.raises(errors.ArchiveClaimLost):
+        archive.repository.delete_snapshot(ENVIRONMENT, "snap")
+    assert adopter.repository.snapshots(ENVIRONMENT) == ["snap"]
+    adopter.repository.close()
+    third = archives.Archive.open(archive.store, tmp_path / "third.sqlite3", adopt=True)
+    assert third.repository.snapshots(ENVIRONMENT) == ["snap"]
+    third.repository.upkeep.collect()
+    third.check()
+    third.repository.close()
+
+
+def test_a_manifest_that_the_last_owner_condemned_is_not_believed_by_its_successor(
+    archive: archives.Archive, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.record("snap", {0: content(0)})
+    # Paused between reading the claims and the delete, which comes when the successor has listed what is there.
+    with monkeypatch.context() as patch:
+        patch.setattr(archive.store, "delete", bool)
+        archive.repository.delete_snapshot(ENVIRONMENT, "snap")
+    adopter = adopt(archive, tmp_path)
+    assert adopter.repository.snapshots(ENVIRONMENT) == []
+    adopter.repository.close()
+
+
+def test_an_environment_of_another_host_that_was_made_again_is_read_with_its_new_key(
+    archive: archives.Archive, tmp_path: pathlib.Path
+) -> None:
+    other = repository.Repository.open(archive.store, tmp_path / "other.sqlite3", "host-2")
+    for uid in ("one", "two"):
+        archive.record(uid, {0: content(uid)})
+        assert other.manifest(ENVIRONMENT, uid, HOST).read(0) == content(uid)
+        archive.repository.delete_snapshot(ENVIRONMENT, uid)
+        archive.repository.delete_environment(ENVIRONMENT)
+    other.close()
+
+
+def test_a_base_that_is_recorded_again_while_its_packs_are_pinned_has_its_own_packs_pinned(
+    archive: archives.Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.record("base", {0: content("old")})
+    pins = archive.repository._access.pins
+    pin = pins.pin
+    again = iter(["new"])
+
+    def cut_in(ids: Iterable[bytes]) -> None:
+        pin(ids)
+        for seed in again:
+            archive.repository.delete_snapshot(ENVIRONMENT, "base")
+            archive.record("base", {0: content(seed)})
+
+    monkeypatch.setattr(pins, "pin", cut_in)
+    running = archive.repository.begin(ENVIRONMENT, "next", 8 * BLOCK, "base")
+    archive.repository.delete_snapshot(ENVIRONMENT, "base")
+    archive.repository.upkeep.collect()
+    running.commit({})
+    assert archive.contents("next")[:BLOCK] == content("new")
+    archive.check()
