@@ -135,6 +135,7 @@ def _settings(reader: values.Reader, state_dir: pathlib.Path) -> settings.Settin
         archive_workers=reader.integer("archiver.workers", 2, 1, 64),
         archive_workers_per_environment=reader.integer("archiver.workers_per_environment", 64, 1, 64),
         archive_bytes_per_second=reader.rate("archiver.bandwidth"),
+        scrub_interval=reader.duration("archiver.scrub_interval", "30d", "0s", "3650d"),
         scrub_bytes_per_second=reader.rate("archiver.scrub_bandwidth"),
         retry_initial=reader.duration("archiver.retry_initial", "30s", "100ms", "1d"),
         retry_longest=reader.duration("archiver.retry_longest", "1h", "100ms", "7d"),

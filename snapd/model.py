@@ -195,6 +195,8 @@ class Archive:
     """A caller waits for it: a regular snapshot, or one that was asked to be archived now."""
     estimated_bytes: int = 0
     """What a run will have to read, about; it decides the order and nothing else."""
+    checked: datetime.datetime | None = None
+    """When the part of it that was checked longest ago was, if that is known."""
     paused: bool = False
     """It is due, and waits because the archiver is paused. This and what follows is filled in and never stored."""
     bytes_done: int = 0

@@ -3,8 +3,10 @@
 What recordings, readers and upkeep stand on. It connects to the store when that is first needed.
 """
 
+import datetime
 import pathlib
 import threading
+from collections.abc import Callable
 
 from snapd import errors
 from snapd.archive import blobs, codec, environment, index, layout, pins, sealing, session
@@ -25,11 +27,13 @@ class Access:
         block_size: int,
         level: int,
         keyring: sealing.Keyring | None,
+        now: Callable[[], datetime.datetime],
     ) -> None:
         """See `repository.Repository`."""
         self.store = store
         self.host = layout.Host(host)
         self.keyring = keyring
+        self._now = now
         self.pins = pins.Pins()
         self.index = index.Index(index_path, host)
         self._new_block_size = block_size
@@ -139,6 +143,7 @@ class Access:
                         lambda: self.check(layout.Host(area.host)),
                     ),
                     lambda: self.check(layout.Host(area.host)),
+                    self._now,
                 )
             return known
 

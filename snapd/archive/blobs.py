@@ -5,6 +5,7 @@ for deduplication.
 """
 
 import collections
+import datetime
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -33,6 +34,7 @@ class Blobs:
         pinned: pins.Pins,
         moves: moving.Moves,
         check_reachable: Callable[[], None],
+        now: Callable[[], datetime.datetime],
     ) -> None:
         """The index has the environment's packs under `domain`. check_reachable raises errors.ArchiveUnreachable if the
         whole store, and not just one object, is missing.
@@ -45,6 +47,7 @@ class Blobs:
         self.pins = pinned
         self.moves = moves
         self.check_reachable = check_reachable
+        self.now = now
         self._lock = threading.Lock()
         self._rows: collections.OrderedDict[bytes, dict[bytes, pages.Entry]] = collections.OrderedDict()
         self._row_count = 0

@@ -5,7 +5,6 @@ published, read back and offered to deduplication by the repository's sealing th
 until too many packs are under way. Knows nothing of pages and manifests.
 """
 
-import datetime
 import threading
 from collections.abc import Collection
 from concurrent import futures
@@ -173,8 +172,7 @@ class Deposit:
             raise errors.Corrupt(what=pack.label(pack_id), problem=f"not proven: {problem}") from error
 
     def _offer(self, finished: pack.Index) -> None:
-        now = datetime.datetime.now(datetime.UTC)
-        proven = index.Pack(finished.pack_id, finished.size_bytes, index.State.PROVEN, checked=now)
+        proven = index.Pack(finished.pack_id, finished.size_bytes, index.State.PROVEN, checked=self._blobs.now())
         self._blobs.index.add(self._blobs.domain, proven, (row.name for row in finished.rows))
         with self._lock:
             self.sealed[finished.pack_id] = finished.size_bytes

@@ -7,7 +7,7 @@ import datetime
 import itertools
 import pathlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from typing import Final
@@ -21,6 +21,10 @@ from snapd.archive.fencing import leases, tombstones
 from snapd.archive.fencing import view as views
 
 _SEALING_THREADS: Final = 2
+
+
+def _utc() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 class Repository:
@@ -39,15 +43,18 @@ class Repository:
         block_size: int = 256 * units.KIB,
         level: int = 1,
         keyring: sealing.Keyring | None = None,
+        now: Callable[[], datetime.datetime] = _utc,
     ) -> None:
         """Use the archive in a store. A new one gets `block_size` (bytes), and is encrypted if there is a keyring.
 
         The index at index_path is made anew if it is missing or another archive's; the claim is kept beside it. `level`
-        is zstd's. Raises errors.InvalidField, errors.StorageFailed.
+        is zstd's; `now` tells when packs were checked. Raises errors.InvalidField, errors.StorageFailed.
         """
         if block_size not in _block_sizes():
             raise errors.InvalidField(field="block_size", problem=f"{block_size} is none of {_block_sizes()}")
-        self._access = accesses.Access(store, index_path, host, block_size=block_size, level=level, keyring=keyring)
+        self._access = accesses.Access(
+            store, index_path, host, block_size=block_size, level=level, keyring=keyring, now=now
+        )
         self._store = store
         self._executor = futures.ThreadPoolExecutor(_SEALING_THREADS, thread_name_prefix="archive-seal")
         self.upkeep = upkeep.Upkeep(self._access, self._executor)
@@ -248,7 +255,9 @@ class Repository:
         return bool(tombstones.remove(self._store, connected.claim, area, keys, lambda: False))
 
     def delete_environment(self, environment_uid: str) -> None:
-        """Delete all that is left of an environment without archived snapshots. May be repeated.
+        """Delete all that is left of an environment without archived snapshots, unless a host is reading it still.
+
+        May be repeated.
 
         Raises errors.EnvironmentNotEmpty if it has manifests or is being recorded into.
         """
@@ -264,7 +273,14 @@ class Repository:
             if keys:
                 # The records last: while there is one, what is left of an environment is found again.
                 keys.sort(key=lambda key: key.startswith(area.records))
-                tombstones.remove(self._store, connected.claim, area, keys, lambda: False)
+                if (
+                    tombstones.remove(
+                        self._store, connected.claim, area, keys, lambda: leases.is_read(self._store, area)
+                    )
+                    is None
+                ):
+                    # Another host is reading what was deleted; a later call finds all of it again.
+                    return
             tombstones.clear(self._store, area, connected.view.tombstones(self._store, area)[0])
             self._access.forget(area)
 

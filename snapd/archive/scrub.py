@@ -63,7 +63,7 @@ def _check(environment_blobs: blobs.Blobs, store: backend.Backend, known: index.
         environment_blobs.check_reachable()
         environment_blobs.index.mark(known.pack_id, index.State.DAMAGED)
         return error.problem if isinstance(error, errors.Corrupt) else "it is missing"
-    environment_blobs.index.mark(known.pack_id, index.State.PROVEN, datetime.datetime.now(datetime.UTC))
+    environment_blobs.index.mark(known.pack_id, index.State.PROVEN, environment_blobs.now())
     return ""
 
 

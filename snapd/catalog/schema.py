@@ -198,6 +198,12 @@ CREATE TABLE pauses (
 """
 """Schema 3: a pause outlives the daemon."""
 
+CHECKS = """
+-- When the part of an archived snapshot that was checked longest ago was; NULL if that isn't known.
+ALTER TABLE snapshots ADD COLUMN archive_checked_us INTEGER;
+"""
+"""Schema 5: snapshots tell how long ago their archive copy was checked."""
+
 FIGURES = """
 -- What archiving a snapshot took, in bytes of whole blocks; 0 until it is archived. See model.ArchiveFigures.
 ALTER TABLE snapshots ADD COLUMN archive_changed_bytes INTEGER NOT NULL DEFAULT 0;

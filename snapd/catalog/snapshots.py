@@ -60,6 +60,7 @@ def _convert(row: sqlite3.Row) -> model.Snapshot:
                 deduplicated=row["archive_deduplicated_bytes"],
                 new=row["archive_new_bytes"],
             ),
+            checked=db.optional_time(row["archive_checked_us"]),
             urgent=bool(row["archive_urgent"]),
             estimated_bytes=row["archive_estimated_bytes"],
         ),
@@ -135,6 +136,7 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
         "archive_zero_bytes": archive.figures.zero,
         "archive_deduplicated_bytes": archive.figures.deduplicated,
         "archive_new_bytes": archive.figures.new,
+        "archive_checked_us": db.optional_us(archive.checked),
         "archive_urgent": int(archive.urgent),
         "archive_estimated_bytes": archive.estimated_bytes,
         "archive_rank_us": db.optional_us(queue.rank(archive)),
@@ -145,6 +147,11 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
         "revision": events.append(tx, "snapshot", snapshot.uid, snapshot.environment_uid, now_us),
     }
     tx.execute(f"INSERT INTO snapshots {db.placeholders(columns)} {db.upsert(columns)}", columns)
+
+
+def note_check(tx: db.Transaction, uid: str, checked: datetime.datetime | None) -> None:
+    """Store when an archived snapshot's oldest part was checked: no event, since nothing of it has changed."""
+    tx.execute("UPDATE snapshots SET archive_checked_us = ? WHERE uid = ?", (db.optional_us(checked), uid))
 
 
 def waiting_again(snapshot: model.Snapshot, now: datetime.datetime) -> model.Snapshot:

@@ -274,6 +274,7 @@ def _archive(archive: model.Archive) -> snapshot_service_pb2.Snapshot.Archive:
         zero_bytes=archive.figures.zero,
         deduplicated_bytes=archive.figures.deduplicated,
         new_bytes=archive.figures.new,
+        check_time=timestamp(archive.checked),
     )
 
 

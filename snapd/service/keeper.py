@@ -8,7 +8,7 @@ import datetime
 import logging
 import threading
 
-from snapd import model
+from snapd import errors, model
 from snapd.catalog import environments, events, journal, layers, operations, points
 from snapd.copier import control as controls
 from snapd.service import core as cores
@@ -21,9 +21,14 @@ _log = logging.getLogger(__name__)
 
 ROUND = datetime.timedelta(minutes=5)
 """How often it looks at everything, whatever it was told."""
+REPACK = datetime.timedelta(hours=1)
+"""How often an environment's packs are looked through for sparse ones, at most: it costs reading the manifests."""
 OPERATIONS_KEPT = datetime.timedelta(days=30)
 REQUESTS_KEPT = datetime.timedelta(hours=48)
 EVENTS_KEPT = datetime.timedelta(hours=48)
+
+_ARCHIVE_AWAY = (errors.Unavailable, errors.FailedPrecondition)
+"""The archive is out of reach, or not this daemon's to change; somebody has to put that right."""
 
 
 class Keeper:
@@ -37,6 +42,7 @@ class Keeper:
         self._work = work
         self._transfers = transfer_service
         self._next_round = core.now()
+        self._next_repack: dict[str, datetime.datetime] = {}
         self._thread = threading.Thread(target=self._loop, name="keeper")
 
     def start(self) -> None:
@@ -76,11 +82,19 @@ class Keeper:
             self._next_round = core.now() + ROUND
             self._make_round()
             candidates |= set(layers.frozen_uids(core.catalog.reader()))
-            dirty |= set(core.repository.environments())
+            dirty |= self._archived()
         self._fold_all(candidates)
         while dirty and self._paused() is None:
             self._collect(dirty.pop())
         core.hints.put_back(candidates, dirty)
+
+    def _archived(self) -> set[str]:
+        """Return the environments that have anything in the archive; none if it can't be asked."""
+        try:
+            return set(self._core.repository.environments())
+        except _ARCHIVE_AWAY as error:
+            _log.warning("the archive can't be looked after now: %s", error)
+            return set()
 
     def _make_round(self) -> None:
         core = self._core
@@ -152,11 +166,26 @@ class Keeper:
 
     def _collect_alone(self, environment_uid: str) -> None:
         repository = self._core.repository
-        collected = repository.upkeep.collect(environment_uid)
+        try:
+            collected = repository.upkeep.collect(environment_uid)
+            if self._is_time_to_repack(environment_uid):
+                collected = collected.plus(repository.upkeep.repack(environment_uid))
+            gone = environments.by_uid(self._core.catalog.reader(), environment_uid) is None
+            if gone and environment_uid != cores.CATALOG_AREA and not repository.snapshots(environment_uid):
+                repository.delete_environment(environment_uid)
+        except _ARCHIVE_AWAY as error:
+            # The next round finds what it left.
+            _log.warning("the archive can't be looked after now: %s", error, extra={"environment": environment_uid})
+            return
         _log.info("collected archive garbage", extra={"environment": environment_uid, "collected": str(collected)})
-        gone = environments.by_uid(self._core.catalog.reader(), environment_uid) is None
-        if gone and not repository.snapshots(environment_uid):
-            repository.delete_environment(environment_uid)
+
+    def _is_time_to_repack(self, environment_uid: str) -> bool:
+        """Say whether an environment's sparse packs are to be emptied now, and remember that they are."""
+        now = self._core.now()
+        if now < self._next_repack.get(environment_uid, now):
+            return False
+        self._next_repack[environment_uid] = now + REPACK
+        return True
 
     def stop(self) -> None:
         """End the thread; a fold under way is finished first."""

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from snapd import clock as clocks
 from snapd import errors, fsops, model, pace
 from snapd.archive import repository as repositories
+from snapd.archive.backends import backend
 from snapd.catalog import db
 from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
@@ -20,6 +21,7 @@ from snapd.service import (
     keeper,
     operations,
     recovery,
+    scrubber,
     stores,
     transfers,
     usage,
@@ -46,8 +48,8 @@ _log = logging.getLogger(__name__)
 class Service:
     """The service."""
 
-    def __init__(self, core: cores.Core) -> None:
-        """Wire the parts; `open` is how one gets a service."""
+    def __init__(self, core: cores.Core, store: backend.Backend) -> None:
+        """Wire the parts; `open` is how one gets a service. The archive lies in `store`."""
         self._core = core
         self._heads = heads.Heads(core)
         self._jobs = jobs.Jobs(
@@ -68,6 +70,7 @@ class Service:
         self.transfers = transfers.Transfers(core, self._jobs, self._heads)
         self.checks = checking.Checks(core, self._heads, self.transfers.reading)
         self._keeper = keeper.Keeper(core, self._jobs, self.transfers, self.work)
+        self._scrubber = scrubber.Scrubber(core, store, self.work)
         self.environments = environments.Environments(core)
         self.usages = usage.Usages(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
@@ -86,7 +89,8 @@ class Service:
             fsops.make_directory(settings.catalog_path.parent)
             fsops.make_directory(settings.index_path.parent)
         with ExitStack() as opened:
-            repository = stores.repository(settings)
+            store = stores.store(settings)
+            repository = stores.repository(settings, store, clock)
             opened.callback(repository.close)
             catalog = db.Catalog(settings.catalog_path)
             opened.callback(catalog.close)
@@ -101,7 +105,7 @@ class Service:
                 archive_pace=pace.Pace(clock, settings.archive_bytes_per_second),
                 scrub_pace=pace.Pace(clock, settings.scrub_bytes_per_second),
             )
-            service = cls(core)
+            service = cls(core, store)
             opened.pop_all()
         return service
 
@@ -118,12 +122,14 @@ class Service:
                 self._jobs.submit(intent)
         self._core.pins.on_release(self._core.sweep)
         self._keeper.start()
+        self._scrubber.start()
 
     def stop(self) -> None:
         """Park the background work, wait for it, and close the stores. Nobody may call any more."""
         self._core.controls.park()
         self._archiver.stop()
         self._keeper.stop()
+        self._scrubber.stop()
         self._jobs.stop()
         self._heads.close_all()
         self._core.repository.close()

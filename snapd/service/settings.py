@@ -21,6 +21,8 @@ class Settings:
     index_path: pathlib.Path
     host: str
     block_size: int
+    scrub_interval: datetime.timedelta
+    """How often each part of the archive is read again; nothing means never."""
     compression_level: int
     default_retention: datetime.timedelta
     low_watermark_bytes: int

@@ -1,5 +1,6 @@
 """The archive that the settings name: its store, and the repository on it."""
 
+from snapd import clock as clocks
 from snapd.archive import repository as repositories
 from snapd.archive import sealing
 from snapd.archive.backends import backend, directory, s3
@@ -13,13 +14,14 @@ def store(settings: Settings) -> backend.Backend:
     return directory.DirectoryBackend(settings.archive_path)
 
 
-def repository(settings: Settings) -> repositories.Repository:
-    """Return the archive, yet to be connected. Raises as `store` does, and errors.ConfigInvalid for a file of keys."""
+def repository(settings: Settings, archive: backend.Backend, clock: clocks.Clock) -> repositories.Repository:
+    """Return the archive in a store, yet to be connected. Raises errors.ConfigInvalid for a file of keys."""
     return repositories.Repository(
-        store(settings),
+        archive,
         settings.index_path,
         settings.host,
         block_size=settings.block_size,
         level=settings.compression_level,
         keyring=None if settings.key_file is None else sealing.read_keys(settings.key_file),
+        now=clock.now,
     )

@@ -37,6 +37,7 @@ def settings_in(folder: pathlib.Path) -> Settings:
         index_path=folder / "index.sqlite3",
         host="host-1",
         block_size=64 * units.KIB,
+        scrub_interval=datetime.timedelta(days=30),
         compression_level=1,
         default_retention=datetime.timedelta(hours=24),
         low_watermark_bytes=1,
