@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 
-from tests.bench import archiving, capture, checks, converts, figures, folds, maps, reads
+from tests.bench import archive_profile, archiving, capture, checks, converts, figures, folds, maps, reads
 
 BENCHMARKS = {
     "engine.map": maps.measure,
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "engine.convert": converts.measure,
     "capture": capture.measure,
     "archiving": archiving.measure,
+    "archive.profile": archive_profile.measure,
 }
 
 
