@@ -11,7 +11,17 @@ import signal
 import sys
 import tempfile
 
-from tests.bench import archive_profile, archiving, capture, checks, converts, figures, folds, maps, reads
+from tests.bench import (
+    archive_first,
+    archive_profile,
+    capture,
+    checks,
+    converts,
+    figures,
+    folds,
+    maps,
+    reads,
+)
 
 BENCHMARKS = {
     "engine.map": maps.measure,
@@ -21,7 +31,7 @@ BENCHMARKS = {
     "engine.read": reads.measure,
     "engine.convert": converts.measure,
     "capture": capture.measure,
-    "archiving": archiving.measure,
+    "archive.first": archive_first.measure,
     "archive.profile": archive_profile.measure,
 }
 
