@@ -14,6 +14,7 @@ import tempfile
 from tests.bench import (
     archive_first,
     archive_profile,
+    archive_restore,
     capture,
     checks,
     converts,
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "engine.convert": converts.measure,
     "capture": capture.measure,
     "archive.first": archive_first.measure,
+    "archive.restore": archive_restore.measure,
     "archive.profile": archive_profile.measure,
 }
 
