@@ -15,6 +15,7 @@ from tests.bench import (
     archive_first,
     archive_profile,
     archive_restore,
+    archive_second,
     capture,
     checks,
     converts,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "engine.convert": converts.measure,
     "capture": capture.measure,
     "archive.first": archive_first.measure,
+    "archive.second": archive_second.measure,
     "archive.restore": archive_restore.measure,
     "archive.profile": archive_profile.measure,
 }
