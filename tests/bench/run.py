@@ -13,6 +13,7 @@ import tempfile
 
 from tests.bench import (
     archive_first,
+    archive_fragmented,
     archive_profile,
     archive_restore,
     archive_second,
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "archive.first": archive_first.measure,
     "archive.second": archive_second.measure,
     "archive.restore": archive_restore.measure,
+    "archive.fragmented": archive_fragmented.measure,
     "archive.profile": archive_profile.measure,
 }
 
