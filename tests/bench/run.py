@@ -13,6 +13,7 @@ import tempfile
 
 from tests.bench import (
     archive_first,
+    archive_footprint,
     archive_fragmented,
     archive_profile,
     archive_restore,
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "archive.second": archive_second.measure,
     "archive.restore": archive_restore.measure,
     "archive.fragmented": archive_fragmented.measure,
+    "archive.footprint": archive_footprint.measure,
     "archive.profile": archive_profile.measure,
 }
 
