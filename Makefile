@@ -57,7 +57,7 @@ run: setup ## run a daemon in the foreground that keeps everything in ./var/stat
 	@echo "export SNAPVOL_ADDRESS=$(CURDIR)/var/state/run/snapd-storage.sock   # for snapvol in another terminal"
 	@exec $(BIN)/snapd-storage serve --state-dir var/state --log-format console
 
-bench: setup $(INSTALLED)-bench ## measure; ONLY=engine.map one benchmark, QUICK=1 small sizes
+bench: setup $(INSTALLED)-bench ## measure; ONLY=engine.map one benchmark, ONLY=archive a group, QUICK=1 small sizes
 	@$(BIN)/python -m tests.bench.run $(addprefix --only ,$(ONLY)) $(if $(QUICK),--quick)
 
 $(INSTALLED)-bench: pyproject.toml .ci/setup

@@ -29,7 +29,7 @@ def measure(folder: pathlib.Path, *, quick: bool) -> Iterator[figures.Figure]:
         mapped = folder / "mapped.qcow2"
         images.make_mapped(mapped, units.TIB, units.TIB)
         for run in range(runs):
-            head = _head(daemon.state_dir, f"big-{run}")
+            head = head_of(daemon.state_dir, f"big-{run}")
             subprocess.run(["cp", "--sparse=always", mapped, head], check=True)
         os.sync()
         daemon.start()
@@ -54,7 +54,7 @@ def _create_volumes(client: running.Client, runs: int) -> None:
             )
 
 
-def _head(state_dir: pathlib.Path, volume_id: str) -> pathlib.Path:
+def head_of(state_dir: pathlib.Path, volume_id: str) -> pathlib.Path:
     """Return the file of a volume's head, of a daemon that doesn't run."""
     catalog = db.Catalog(state_dir / "catalog.sqlite3")
     try:

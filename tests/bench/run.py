@@ -11,7 +11,21 @@ import signal
 import sys
 import tempfile
 
-from tests.bench import archiving, capture, checks, converts, figures, folds, maps, reads
+from tests.bench import (
+    archive_first,
+    archive_footprint,
+    archive_fragmented,
+    archive_profile,
+    archive_restore,
+    archive_second,
+    capture,
+    checks,
+    converts,
+    figures,
+    folds,
+    maps,
+    reads,
+)
 
 BENCHMARKS = {
     "engine.map": maps.measure,
@@ -21,7 +35,12 @@ BENCHMARKS = {
     "engine.read": reads.measure,
     "engine.convert": converts.measure,
     "capture": capture.measure,
-    "archiving": archiving.measure,
+    "archive.first": archive_first.measure,
+    "archive.second": archive_second.measure,
+    "archive.restore": archive_restore.measure,
+    "archive.fragmented": archive_fragmented.measure,
+    "archive.footprint": archive_footprint.measure,
+    "archive.profile": archive_profile.measure,
 }
 
 
