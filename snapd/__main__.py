@@ -49,12 +49,25 @@ def image() -> None:
     """Look at image files, check and mend them, without a daemon."""
 
 
+@click.group(
+    cls=Commands,
+    places={
+        "list": "snapd.archivetool.listing:list_archive",
+        "restore": "snapd.archivetool.restore:restore",
+        "verify": "snapd.archivetool.verify:verify",
+    },
+)
+def archive() -> None:
+    """Look at an archive, check it and take snapshots out of it, without a daemon."""
+
+
 @click.group(cls=Commands, places={"serve": "snapd.serve:serve"})
 @click.version_option(package_name="snapd-storage")
 def main() -> None:
     """Keep volumes and snapshots on this host, and serve them over gRPC."""
 
 
+main.add_command(archive)
 main.add_command(image)
 
 if __name__ == "__main__":
