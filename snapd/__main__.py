@@ -52,6 +52,7 @@ def image() -> None:
 @click.group(
     cls=Commands,
     places={
+        "adopt": "snapd.archivetool.adopt:adopt",
         "list": "snapd.archivetool.listing:list_archive",
         "restore": "snapd.archivetool.restore:restore",
         "verify": "snapd.archivetool.verify:verify",

@@ -7,7 +7,7 @@ import signal
 
 import structlog
 
-from snapd import clock, errors, faults, fsops, lockfile, logs, model, notify
+from snapd import clock, faults, lockfile, logs, model, notify
 from snapd import config as configs
 from snapd.rpc import identity, server, system
 from snapd.service import service as services
@@ -27,21 +27,11 @@ def run(config: configs.Config) -> None:
     logs.configure(config.log_format, config.log_level)
     if faults.install():
         _log.warning("faults are installed: this daemon fails on purpose")
-    lock = _lock_state(config)
+    lock = lockfile.acquire_state(config.state_dir)
     try:
         asyncio.run(_serve(config))
     finally:
         lock.close()
-
-
-def _lock_state(config: configs.Config) -> lockfile.LockFile:
-    path = config.state_dir / "lock"
-    with fsops.translated(config.state_dir):
-        fsops.make_directory(config.state_dir)
-        lock = lockfile.acquire(path)
-        if lock is None:
-            raise errors.StateDirectoryBusy(path=str(config.state_dir), pid=lockfile.holder(path))
-    return lock
 
 
 async def _serve(config: configs.Config) -> None:

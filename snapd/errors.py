@@ -263,7 +263,7 @@ class ArchiveClaimed(FailedPrecondition):
     summary = "another daemon writes the archive as host {host} (epoch {epoch}, last seen {renewed})"
     advice = (
         "Give this daemon an archive.host of its own. If it takes the place of one that is gone for good, "
-        "wait until the lease of that one is over, and adopt what it left: snapd-storage rebuild-catalog."
+        "wait until the lease of that one is over, and adopt what it left: snapd-storage archive adopt."
     )
     host: str
     epoch: int

@@ -8,7 +8,7 @@ import fcntl
 import os
 import pathlib
 
-from snapd import fsops
+from snapd import errors, fsops
 
 
 class LockFile:
@@ -40,6 +40,17 @@ def acquire(path: pathlib.Path) -> LockFile | None:
         os.close(fd)
         raise
     return LockFile(path, fd)
+
+
+def acquire_state(folder: pathlib.Path) -> LockFile:
+    """Take a state folder, which is made if it isn't there. Raises errors.StateDirectoryBusy, errors.StorageFailed."""
+    path = folder / "lock"
+    with fsops.translated(folder):
+        fsops.make_directory(folder)
+        lock = acquire(path)
+    if lock is None:
+        raise errors.StateDirectoryBusy(path=str(folder), pid=holder(path))
+    return lock
 
 
 def holder(path: pathlib.Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner, Result
 
+from snapd import errors
 from snapd.__main__ import main
 from snapd.archive import layout, repository, sealing
 from snapd.archive.backends import directory
@@ -99,6 +100,25 @@ def test_damage_is_named_and_the_rest_is_saved(
     assert f"lost: {BLOCK} bytes at {3 * BLOCK}" in salvaged.output
     saved = (tmp_path / "disk.raw").read_bytes()
     assert saved == whole[: 3 * BLOCK] + bytes(BLOCK) + whole[4 * BLOCK :]
+
+
+def test_a_daemon_adopts_what_another_one_left_and_not_while_that_one_lives(
+    folder: pathlib.Path, archive: archives.Archive, tmp_path: pathlib.Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'state_dir = "{tmp_path}/new"\n[archive]\npath = "{folder}"\nhost = "{HOST}"\n')
+    refused = run("adopt", "--config", config, "--yes")
+    assert refused.exit_code == 1
+    assert "another daemon writes the archive" in refused.output
+    archive.repository.connect().claim.release()
+    adopted = run("adopt", "--config", config, "--yes")
+    assert adopted.exit_code == 0, adopted.output
+    assert "epoch 2" in adopted.output
+    with pytest.raises(errors.ArchiveClaimLost):
+        archive.record("late", {0: content(0)})
+    new = repository.Repository.open(archive.store, tmp_path / "new" / "archive-index.sqlite3", HOST)
+    assert new.snapshots(ENVIRONMENT) == ["snap"]
+    new.close()
 
 
 def test_an_encrypted_archive_needs_its_keys(tmp_path: pathlib.Path) -> None:
