@@ -40,7 +40,7 @@ class Handler:
         assert snapshot is not None
         # Whoever restores the point has the manifest until a head stands on what was restored.
         with core.locks.holding(snapshot.point):
-            core.repository.delete_snapshot(snapshot.environment_uid, snapshot.uid)
+            self._remove_manifest(snapshot)
             fsops.point("delete_snapshot.manifest_removed")
             self._keep_history(snapshot.point)
             fsops.point("delete_snapshot.before_commit")
@@ -50,6 +50,14 @@ class Handler:
         core.hints.layer(kept)
         core.hints.environment(snapshot.environment_uid)
         core.sweep()
+
+    def _remove_manifest(self, snapshot: model.Snapshot) -> None:
+        """Remove what the archive has of it; of one that was never tried to be archived that is nothing."""
+        try:
+            self._core.repository.delete_snapshot(snapshot.environment_uid, snapshot.uid)
+        except (errors.Unavailable, errors.FailedPrecondition):
+            if snapshot.archive.attempts or snapshot.archive.state is model.ArchiveState.ARCHIVED:
+                raise
 
     def _keep_history(self, point_uid: str) -> None:
         """Record the delta of a point that others follow."""

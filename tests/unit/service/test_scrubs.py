@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from snapd import model
+from snapd import errors, model
 from tests.unit.service import world as worlds
 
 
@@ -57,6 +57,10 @@ def test_an_archive_that_is_away_keeps_nobody_from_anything_else(world: worlds.W
     world.pass_time(days=31)
     world.snapshot("t", "v", rapid=True)
     assert world.get_snapshot("t").state is model.SnapshotState.COMPLETED
+    world.snapshot("u", "v", rapid=True)
+    world.delete_snapshot("u")
+    with pytest.raises(errors.NotFound):
+        world.get_snapshot("u")
     away.rename(world.settings.archive_path)
     world.pass_time(days=1)
     world.until(lambda: world.get_snapshot("t").archive.state is model.ArchiveState.ARCHIVED)
