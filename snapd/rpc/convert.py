@@ -172,6 +172,10 @@ def environment_usage(found: usage.EnvironmentUsage) -> environment_service_pb2.
             zero_bytes=found.figures.zero,
             deduplicated_bytes=found.figures.deduplicated,
             new_bytes=found.figures.new,
+            snapshots=[
+                answer.SnapshotUsage(snapshot_uid=uid, exclusive_bytes=space.exclusive, shared_bytes=space.shared)
+                for uid, space in found.by_snapshot
+            ],
         ),
     )
 

@@ -1,13 +1,15 @@
 """What an environment takes, on primary storage and in the archive. It goes through files and stores: Get doesn't."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Protocol
+from typing import Final
 
 from snapd import errors, model
 from snapd.catalog import charges
 from snapd.service import core as cores
 from snapd.service import lookup
+
+MOST: Final = 1_000
+"""Snapshots of which is told what they take: so many fit into one answer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,28 +31,15 @@ class EnvironmentUsage:
     """Of its archived snapshots together."""
     stored_bytes: int | None
     """What the archive holds for it, with what isn't collected yet; None while the archive can't be reached."""
-    by_snapshot: Mapping[str, model.Space] | None
-    """What each archived snapshot takes in the archive, by uid; None if nobody can tell."""
-
-
-class SnapshotUsages(Protocol):
-    """Who can tell which snapshot takes what in the archive."""
-
-    def usage(self, environment_uid: str) -> Mapping[str, tuple[int, int]]:
-        """Return for each archived snapshot, by uid, the bytes that only it and that others too refer to.
-
-        Raises errors.ArchiveUnreachable, errors.Corrupt.
-        """
-        ...
+    by_snapshot: tuple[tuple[str, model.Space], ...]
+    """What archived snapshots take in the archive, by uid, those that alone need the most first; MOST at most."""
 
 
 class Usages:
     """The usage of environments."""
 
-    def __init__(self, core: cores.Core, snapshot_usages: SnapshotUsages | None = None) -> None:
-        """Tell of single snapshots only if somebody can."""
+    def __init__(self, core: cores.Core) -> None:
         self._core = core
-        self._snapshot_usages = snapshot_usages
 
     def of_environment(self, environment_id: str) -> EnvironmentUsage:
         """Return what an environment takes. Raises errors.NotFound."""
@@ -87,11 +76,10 @@ class Usages:
         except errors.Unavailable:
             return None
 
-    def _by_snapshot(self, environment_uid: str) -> Mapping[str, model.Space] | None:
-        if self._snapshot_usages is None:
-            return None
+    def _by_snapshot(self, environment_uid: str) -> tuple[tuple[str, model.Space], ...]:
         try:
-            found = self._snapshot_usages.usage(environment_uid)
-        except (errors.Unavailable, errors.DataLoss):
-            return None
-        return {uid: model.Space(exclusive, shared) for uid, (exclusive, shared) in found.items()}
+            found = self._core.repository.upkeep.usage(environment_uid)
+        except (errors.Unavailable, errors.FailedPrecondition, errors.DataLoss):
+            return ()
+        spaces = [(uid, model.Space(exclusive, shared)) for uid, (exclusive, shared) in found.items()]
+        return tuple(sorted(spaces, key=lambda item: -item[1].exclusive)[:MOST])

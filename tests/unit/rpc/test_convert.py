@@ -107,8 +107,12 @@ def test_a_pause_is_told_with_all_that_is_known_of_it() -> None:
 
 def test_the_usage_of_an_environment_is_told_as_far_as_it_is_known() -> None:
     figures = model.ArchiveFigures(changed=7, read=6, zero=1, deduplicated=2, new=4)
-    found = usage.EnvironmentUsage("a", 2, 3, 1, 100, model.Space(10, 20), 50, figures, 5, None)
+    found = usage.EnvironmentUsage(
+        "a", 2, 3, 1, 100, model.Space(10, 20), 50, figures, 5, (("uid", model.Space(3, 4)),)
+    )
     told = convert.environment_usage(found)
+    (one,) = told.archive.snapshots
+    assert (one.snapshot_uid, one.exclusive_bytes, one.shared_bytes) == ("uid", 3, 4)
     assert (told.name, told.volume_count, told.snapshot_count, told.archived_snapshot_count) == (
         "environments/a",
         2,

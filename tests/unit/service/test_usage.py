@@ -2,12 +2,10 @@
 
 import random
 import shutil
-from collections.abc import Mapping
 
 import pytest
 
 from snapd import errors, fsops, model, units
-from snapd.service import core as cores
 from snapd.service import usage
 from tests.unit.service import faults
 from tests.unit.service import world as worlds
@@ -77,9 +75,14 @@ def test_an_environment_adds_up_what_is_in_it(world: worlds.World) -> None:
     assert found.primary.exclusive > 5 * CLUSTER
     assert found.stored_bytes is not None
     assert found.stored_bytes > 5 * CLUSTER
-    assert found.by_snapshot is None
+    # The second needs most of the first one's pack too; what only it needs is freed with it.
+    (second, of_second), (first, of_first) = found.by_snapshot
+    assert (second, first) == (world.get_snapshot("second").uid, world.get_snapshot("first").uid)
+    assert of_second.exclusive > CLUSTER
+    assert of_first.exclusive == 0
+    assert of_first.shared == of_second.shared > 4 * CLUSTER
     assert world.service.usages.of_environment("other") == usage.EnvironmentUsage(
-        "other", 0, 0, 0, 0, model.Space(0, 0), 0, model.ArchiveFigures(), 0, None
+        "other", 0, 0, 0, 0, model.Space(0, 0), 0, model.ArchiveFigures(), 0, ()
     )
     with pytest.raises(errors.NotFound):
         world.service.usages.of_environment("none")
@@ -95,25 +98,4 @@ def test_while_the_archive_is_away_the_rest_is_told(
     shutil.move(world.settings.archive_path, elsewhere)
     found = world.service.usages.of_environment("e")
     shutil.move(elsewhere, world.settings.archive_path)
-    assert (found.stored_bytes, found.figures.new) == (None, CLUSTER)
-
-
-class _Archive:
-    """Tells what snapshots take, unless it is away."""
-
-    def __init__(self, away: errors.SnapdError | None = None) -> None:
-        self.away = away
-
-    def usage(self, environment_uid: str) -> Mapping[str, tuple[int, int]]:
-        if self.away is not None:
-            raise self.away
-        return {f"of {environment_uid}": (3, 4)}
-
-
-def test_who_can_tell_of_single_snapshots_is_asked(world: worlds.World) -> None:
-    core: cores.Core = world.service._core
-    uid = world.service.environments.get("e").uid
-    found = usage.Usages(core, _Archive()).of_environment("e")
-    assert found.by_snapshot == {f"of {uid}": model.Space(3, 4)}
-    for away in (errors.ArchiveUnreachable(problem="away"), errors.Corrupt(what="manifest", problem="cut")):
-        assert usage.Usages(core, _Archive(away)).of_environment("e").by_snapshot is None
+    assert (found.stored_bytes, found.figures.new, found.by_snapshot) == (None, CLUSTER, ())
