@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from typing import Final
 
 from snapd import errors, fsops
+from snapd.archive import filter as filters
 from snapd.archive import layout
 
 _SCHEMA_VERSION: Final = 2
-_PREFIX: Final = 16
+_PREFIX: Final = filters.PREFIX
+_CHUNK: Final = 1 << 16
 _BUSY_S: Final = 30.0
 
 _SCHEMA: Final = """
@@ -90,6 +92,7 @@ class Index:
         self.generation = 0
         """Rises when the file had to be made anew: what was reconciled before has to be again."""
         self._repository_uid: str | None = None
+        self._filters: dict[str, filters.Filter] = {}
         self._connection = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -132,6 +135,7 @@ class Index:
         return connection
 
     def _start_afresh(self) -> None:
+        self._filters.clear()
         self._connection.close()
         self._connection = self._create()
         if self._repository_uid is not None:
@@ -155,6 +159,7 @@ class Index:
         """Describe this repository from now on, and forget everything if it was another."""
         with self._transaction():
             if self.repository_uid() != repository_uid:
+                self._filters.clear()
                 self._connection.execute("DELETE FROM blobs")
                 self._connection.execute("DELETE FROM packs")
                 self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('repository', ?)", [repository_uid])
@@ -195,6 +200,12 @@ class Index:
             self._connection.executemany(
                 "INSERT OR IGNORE INTO blobs VALUES (?, ?)", [(prefix, number) for prefix in rows]
             )
+            known = self._filters.get(environment_uid)
+            if known is not None:
+                known.add(b"".join(rows))
+                if known.count > known.capacity:
+                    # It would let more and more through; the next question makes a larger one.
+                    del self._filters[environment_uid]
 
     def mark(self, pack_id: bytes, state: State, checked: datetime.datetime | None = None) -> None:
         """Note what was learned of a pack, and when it was checked if it was. One that isn't known stays unknown."""
@@ -219,9 +230,31 @@ class Index:
 
     def find(self, environment_uid: str, name: bytes) -> list[bytes]:
         """Return the ids of the undamaged packs of an environment that seem to hold a blob, newest first."""
+        known = self._filters.get(environment_uid) or self._make_filter(environment_uid)
+        if known is not None and not known.may_hold(name):
+            return []
         with self._errors():
             rows = self._connection.execute(FIND, [name[:_PREFIX], environment_uid, int(State.DAMAGED)]).fetchall()
         return [pack_id for (pack_id,) in rows]
+
+    def _make_filter(self, environment_uid: str) -> filters.Filter | None:
+        """Return a filter of an environment's names, unless there are too many for one."""
+        with self._errors():
+            (count,) = self._connection.execute(
+                "SELECT coalesce(sum(blobs), 0) FROM packs WHERE environment = ?", [environment_uid]
+            ).fetchone()
+            if count > filters.LARGEST:
+                return None
+            made = filters.Filter(count)
+            rows = self._connection.execute(
+                "SELECT blobs.prefix FROM packs CROSS JOIN blobs ON blobs.pack = packs.number"
+                " WHERE packs.environment = ?",
+                [environment_uid],
+            )
+            while chunk := rows.fetchmany(_CHUNK):
+                made.add(b"".join(prefix for (prefix,) in chunk))
+            self._filters[environment_uid] = made
+            return made
 
     def reconcile(self, environment_uid: str, stored: dict[bytes, int]) -> list[bytes]:
         """Forget an environment's packs that aren't in `stored` (lengths by id) and return those that are unknown."""
