@@ -46,6 +46,9 @@ class Handler:
             return
         with restoring.on_primary(self._core, point, restored, intent.payload[HEAD], control) as layer:
             self._finish(intent, layer, control)
+        if restored and layer != restored:
+            # Somebody else brought the point back meanwhile, so the layer that was reserved for that is doomed.
+            self._core.sweep()
 
     def _fetch(self, intent: model.Intent, control: controls.Control) -> None:
         """Fill the head from the archive, while the snapshot's host is kept from deleting what it needs."""
