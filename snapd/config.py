@@ -122,7 +122,7 @@ def _settings(reader: values.Reader, state_dir: pathlib.Path) -> settings.Settin
     return settings.Settings(
         pool_path=pool_path,
         low_watermark_bytes=reader.watermark("pool.low_watermark", units.GIB, pool_path),
-        copy_threads=reader.integer("pool.copy_threads", min(4, os.cpu_count() or 1), 1, 64),
+        copy_threads=reader.integer("pool.copy_threads", min(8, 2 * (os.cpu_count() or 1)), 1, 64),
         max_chain_depth=reader.integer("pool.max_chain_depth", 32, 2, 200),
         upload_expiry=reader.duration("pool.upload_expiry", "24h", "1m", "365d"),
         default_retention=reader.duration("snapshots.default_retention", "24h", "0s", "3650d"),

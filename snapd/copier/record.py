@@ -12,6 +12,7 @@ from snapd import pace as paces
 from snapd.copier import control as controls
 from snapd.copier import inflight
 from snapd.qcow2.reading import chain as chains
+from snapd.qcow2.reading import direct
 
 _BATCH = 4 * units.MIB
 """Bytes that one piece of work reads at most: long enough for the disk, short enough for memory. A pace cuts it."""
@@ -101,7 +102,7 @@ def record(
 
     def work(piece: _Piece) -> None:
         if not hasattr(buffers, "view"):
-            buffers.view = memoryview(bytearray(max(_BATCH, block_size)))
+            buffers.view = direct.buffer(max(_BATCH, block_size))
         offset = piece.first * block_size
         view: memoryview = buffers.view[: min(piece.count * block_size, chain.size_bytes - offset)]
         chain.read_extents_into(piece.extents, offset, view)

@@ -138,9 +138,10 @@ class Pool:
     # --- contents and space -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def opened(self, layers: Sequence[model.Layer]) -> Iterator[chain.Chain]:
+    def opened(self, layers: Sequence[model.Layer], *, past_cache: bool = False) -> Iterator[chain.Chain]:
         """Open layers, given from the top downwards, to be read as one disk. Headers are compared, never followed.
 
+        `past_cache` is that of image.Image.open.
         A fold that has yet to be finished may have put a layer beyond the one that is folded already, or have taken
         the latter's file. Raises errors.Corrupt if a file is not what the catalog says.
         """
@@ -149,7 +150,7 @@ class Pool:
             for layer, below in zip(layers, [*layers[1:], None], strict=True):
                 if layer.state is model.LayerState.FOLDING and not self.path(layer.uid).exists():
                     continue
-                opened = stack.enter_context(image.Image.open(self.path(layer.uid)))
+                opened = stack.enter_context(image.Image.open(self.path(layer.uid), past_cache=past_cache))
                 images.append(opened)
                 expected = {self.backing_name(layer.parent)}
                 if below is not None and below.state is model.LayerState.FOLDING:

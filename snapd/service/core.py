@@ -169,9 +169,12 @@ class Core:
                     return
 
     @contextmanager
-    def chain(self, top: str) -> Iterator[chains.Chain]:
-        """Open the disk that a layer shows, pinned for the length of a block. Raises LayerGone, errors.Corrupt."""
-        with self.pinned(top) as below, self.pool.opened(below) as opened:
+    def chain(self, top: str, *, past_cache: bool = False) -> Iterator[chains.Chain]:
+        """Open the disk that a layer shows, pinned for the length of a block; `past_cache` if it is read but once.
+
+        Raises LayerGone, errors.Corrupt.
+        """
+        with self.pinned(top) as below, self.pool.opened(below, past_cache=past_cache) as opened:
             yield opened
 
     @contextmanager

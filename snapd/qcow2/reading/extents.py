@@ -7,6 +7,7 @@ are kept, since the rest is likely to be next. Thread-safe. Knows nothing of tab
 import collections
 import concurrent.futures
 import dataclasses
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from snapd import blockmap, errors, units
 from snapd.blockmap import Int64Array, Kind
 from snapd.qcow2.format.header import Header
-from snapd.qcow2.reading import compressed
+from snapd.qcow2.reading import compressed, direct
 
 _VECTOR_MAX = 1024
 """Buffers that the kernel takes in one call (IOV_MAX)."""
@@ -44,11 +45,12 @@ class _Packed:
 
 
 class Reader:
-    """Reads from one open file. Borrows the descriptor."""
+    """Reads from one open file. Borrows the descriptors."""
 
-    def __init__(self, fd: int, name: str, file_size: int, header: Header) -> None:
-        """Take the file's size when it was opened; name is for messages."""
+    def __init__(self, fd: int, name: str, file_size: int, header: Header, direct_fd: int | None = None) -> None:
+        """Take the file's size when it was opened; name is for messages. What is aligned is read by direct_fd."""
         self._fd = fd
+        self._direct_fd = direct_fd
         self._name = name
         self._file_size = file_size
         self._header = header
@@ -77,22 +79,35 @@ class Reader:
         heads = np.concatenate((np.zeros(1, np.int64), np.flatnonzero(apart) + 1))
         tails = np.append(heads[1:], len(host)).tolist()
         starts, ends = start.tolist(), (start + length).tolist()
+        is_direct = self._direct_fd is not None and direct.fits(buffer, host, start, length)
         for head, tail, place in zip(heads.tolist(), tails, host[heads].tolist(), strict=True):
             if tail == head + 1:
                 target = buffer[starts[head] : ends[head]]
-                done = os.preadv(self._fd, (target,), place)
+                done = self._preadv((target,), place, is_direct=is_direct)
                 if done < len(target):
                     self._read_rest(target[done:], place + done)
                 continue
             at = place
             for low in range(head, tail, _VECTOR_MAX):
                 high = min(low + _VECTOR_MAX, tail)
-                at += self._read_vector([buffer[starts[i] : ends[i]] for i in range(low, high)], at)
+                targets = [buffer[starts[i] : ends[i]] for i in range(low, high)]
+                at += self._read_vector(targets, at, is_direct=is_direct)
 
-    def _read_vector(self, targets: Sequence[memoryview], at: int) -> int:
+    def _preadv(self, targets: Sequence[memoryview], at: int, *, is_direct: bool) -> int:
+        if is_direct and self._direct_fd is not None:
+            try:
+                return os.preadv(self._direct_fd, targets, at)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # The device wants it aligned to more than that.
+                self._direct_fd = None
+        return os.preadv(self._fd, targets, at)
+
+    def _read_vector(self, targets: Sequence[memoryview], at: int, *, is_direct: bool) -> int:
         """Fill targets, one after the other, from offset `at` of the file, and return their length."""
         length = sum(map(len, targets))
-        done = os.preadv(self._fd, targets, at)
+        done = self._preadv(targets, at, is_direct=is_direct)
         if done < length:
             for target in targets:
                 skip = min(done, len(target))

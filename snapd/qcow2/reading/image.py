@@ -13,7 +13,7 @@ from typing import Self
 from snapd import blockmap, errors, fsops, units
 from snapd.blockmap import Int64Array
 from snapd.qcow2.format import bitmaps, header, layout, locks, snapshots
-from snapd.qcow2.reading import extents, tables
+from snapd.qcow2.reading import direct, extents, tables
 
 
 def _open_regular(path: pathlib.Path) -> int:
@@ -44,23 +44,27 @@ def require_regular(fd: int) -> None:
 class Image:
     """A qcow2 file that nobody writes while it is open here. Close it, or use it as a context manager."""
 
-    def __init__(self, path: pathlib.Path, fd: int, file_size: int, parsed: header.Header) -> None:
-        """Use `open`. Takes ownership of the descriptor."""
+    def __init__(
+        self, path: pathlib.Path, fd: int, file_size: int, parsed: header.Header, direct_fd: int | None = None
+    ) -> None:
+        """Use `open`. Takes ownership of the descriptors."""
         self.path = path
         self.header = parsed
         self.file_size = file_size
         """Length of the file in bytes when it was opened."""
         self._fd = fd
-        self._reader = extents.Reader(fd, path.name, file_size, parsed)
+        self._direct_fd = direct_fd
+        self._reader = extents.Reader(fd, path.name, file_size, parsed, direct_fd)
         self._tables: tuple[Int64Array, tables.Metadata] | None = None
         self._snapshots: tuple[snapshots.Snapshot, ...] | None = None
         self._active = parsed
         """The header as the file has it, whatever snapshot this shows."""
 
     @classmethod
-    def open(cls, path: pathlib.Path, *, locked: bool = True) -> Self:
+    def open(cls, path: pathlib.Path, *, locked: bool = True, past_cache: bool = False) -> Self:
         """Open an image for reading, and keep others from writing it; not `locked` is for who keeps them out already.
 
+        Its data is read `past_cache` where that is possible (see reading.direct); its tables never are.
         Raises errors.ImageRefused for what is no image that the engine may read, errors.ImageBusy if somebody writes
         it, errors.StorageFailed if the file can't be opened or read.
         """
@@ -70,7 +74,8 @@ class Image:
                 if locked:
                     locks.shared(fd, path.name)
                 file_size = os.fstat(fd).st_size
-                return cls(path, fd, file_size, header.read(fd, file_size))
+                parsed = header.read(fd, file_size)
+                return cls(path, fd, file_size, parsed, direct.reopen(fd) if past_cache else None)
             except BaseException:
                 os.close(fd)
                 raise
@@ -166,6 +171,8 @@ class Image:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            if self._direct_fd is not None:
+                os.close(self._direct_fd)
 
     def __enter__(self) -> Self:
         return self

@@ -86,7 +86,7 @@ class Handler:
         difference = None if base is None else history.difference(core, base)
         base_uid = None if base is None else base.snapshot_uid
         with (
-            core.chain(point.layer) as chain,
+            core.chain(point.layer, past_cache=True) as chain,
             # What is in finished packs stays if this fails, and the next run finds it there.
             core.repository.begin(snapshot.environment_uid, snapshot.uid, snapshot.size_bytes, base_uid) as recording,
         ):
