@@ -11,7 +11,11 @@ from typing import Final
 
 import numpy as np
 
+from snapd import units
 from snapd.blockmap import Int64Array
+
+LEAST: Final = 64 * units.KIB
+"""Bytes that are worth a trip to the device of their own; for fewer it is better to have the kernel read ahead."""
 
 _ALIGNMENT: Final = 4096
 """What place, length and memory must be multiples of. Few devices ask for less than 512 and none known for more."""

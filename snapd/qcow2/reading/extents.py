@@ -94,7 +94,7 @@ class Reader:
                 at += self._read_vector(targets, at, is_direct=is_direct)
 
     def _preadv(self, targets: Sequence[memoryview], at: int, *, is_direct: bool) -> int:
-        if is_direct and self._direct_fd is not None:
+        if is_direct and self._direct_fd is not None and sum(map(len, targets)) >= direct.LEAST:
             try:
                 return os.preadv(self._direct_fd, targets, at)
             except OSError as error:
