@@ -19,7 +19,9 @@ from snapd.archive import blobs, deposit, documents, index, manifest, names, pac
 from snapd.archive.backends import backend
 from snapd.archive.fencing import claim as claims
 
-_FIRST_WORDS: Final = 512
+_FIRST_WORDS: Final = 256
+"""So few that numpy keeps the lock of the interpreter meanwhile: handing it over takes longer."""
+
 _FEW_PACKS: Final = 256
 """Up to here inherited packs are asked for one by one; beyond, a listing is cheaper."""
 
