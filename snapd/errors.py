@@ -469,6 +469,18 @@ class SocketPathUnusable(StartupError):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class SchemaTooOld(StartupError):
+    """The catalog has yet to be brought up to date, which only the daemon does."""
+
+    reason = "SCHEMA_TOO_OLD"
+    summary = "{path} has schema {found}, and {needed} is needed"
+    advice = "Start the daemon once: it brings the catalog up to date."
+    path: str
+    found: int
+    needed: int
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class SchemaTooNew(StartupError):
     """The catalog was written by a newer release."""
 

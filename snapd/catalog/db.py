@@ -42,6 +42,27 @@ def optional_time(microseconds: int | None) -> datetime.datetime | None:
     return None if microseconds is None else from_us(microseconds)
 
 
+@contextmanager
+def looked_into(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
+    """Open a database of the present schema to be read only, for the length of a block. Nothing is brought up to date.
+
+    Raises errors.StorageFailed, also if it isn't there; errors.SchemaTooNew, errors.SchemaTooOld, errors.Corrupt.
+    """
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+    except sqlite3.OperationalError as error:
+        raise errors.StorageFailed(path=str(path), problem=str(error)) from error
+    try:
+        connection.row_factory = sqlite3.Row
+        try:
+            migrations.require_present(connection, str(path))
+        except sqlite3.DatabaseError as error:
+            raise errors.Corrupt(what=str(path), problem=str(error)) from error
+        yield connection
+    finally:
+        connection.close()
+
+
 class Transaction:
     """A write transaction: the connection, and the revision that its last event has."""
 

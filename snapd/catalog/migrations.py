@@ -21,3 +21,12 @@ def migrate(connection: sqlite3.Connection, path: str) -> int:
     for number, step in enumerate(STEPS[version:], version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{step}\nPRAGMA user_version = {number};\nCOMMIT;")
     return len(STEPS) - int(version)
+
+
+def require_present(connection: sqlite3.Connection, path: str) -> None:
+    """Require that a database has the present schema. Raises errors.SchemaTooNew, errors.SchemaTooOld."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(STEPS):
+        raise errors.SchemaTooNew(path=path, found=version, known=len(STEPS))
+    if version < len(STEPS):
+        raise errors.SchemaTooOld(path=path, found=version, needed=len(STEPS))

@@ -91,6 +91,15 @@ def of_point(connection: sqlite3.Connection, point: str) -> list[model.Snapshot]
     return [_convert(row) for row in connection.execute(f"{_SELECT} WHERE s.point = ?", (point,))]
 
 
+def archived_uids(connection: sqlite3.Connection, environment_uid: str) -> set[str]:
+    """Return the uids of an environment's snapshots that are in the archive."""
+    rows = connection.execute(
+        "SELECT uid FROM snapshots WHERE environment_uid = ? AND archive_state = ?",
+        (environment_uid, model.ArchiveState.ARCHIVED),
+    )
+    return {row["uid"] for row in rows}
+
+
 def page(connection: sqlite3.Connection, query: model.Query, environment_uid: str | None) -> model.Page[model.Snapshot]:
     """Return one page of an environment's snapshots, or of all."""
     return listing.page(connection, _SOURCE, query, environment_uid, _convert)

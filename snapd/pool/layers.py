@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from snapd import errors, fsops, model
@@ -20,6 +20,7 @@ from snapd.qcow2.writing import create
 _HEAD_MODE = 0o640
 _FROZEN_MODE = 0o440
 _TEMPORARY = ".tmp"
+_STAGING = "staging"
 _STAT_BLOCK = 512
 """Bytes of the unit in which stat counts, whatever the file system's is."""
 
@@ -39,9 +40,9 @@ class Pool:
         """Open or make the folder. Raises errors.StorageFailed, errors.StorageFull."""
         self.root = root
         self.low_watermark_bytes = low_watermark_bytes
-        self._staging = root / "staging"
+        self._staging = root / _STAGING
         with fsops.translated(root):
-            if not self._staging.is_dir():
+            if not is_there(root):
                 # All of them at once, so that no capture has to make and sync one.
                 fsops.make_directory(root)
                 fsops.make_directories(root, [f"{number:02x}" for number in range(256)])
@@ -193,9 +194,15 @@ class Pool:
             for name in names:
                 yield pathlib.Path(folder, name)
 
-    def strays(self, known: set[str]) -> list[pathlib.Path]:
-        """Return the files that belong to no layer or upload of `known` uids."""
-        return [path for path in self.files() if path.name.removesuffix(_TEMPORARY).removesuffix(".qcow2") not in known]
+    def strays(self, known: set[str], files: Iterable[pathlib.Path] | None = None) -> list[pathlib.Path]:
+        """Return the files of the pool, or of some given ones, that belong to no layer or upload of `known` uids."""
+        there = self.files() if files is None else files
+        return [path for path in there if path.name.removesuffix(_TEMPORARY).removesuffix(".qcow2") not in known]
+
+
+def is_there(root: pathlib.Path) -> bool:
+    """Say whether a pool was made in a folder."""
+    return (root / _STAGING).is_dir()
 
 
 def _allocated_bytes(path: pathlib.Path) -> int:

@@ -1,0 +1,70 @@
+"""The catalog and the archive: each archived snapshot has its manifest, and each manifest its snapshot.
+
+Manifests are listed and not read: whether what they lead to is whole is the scrub's business. May be asked beside a
+daemon that runs: what seems wrong is looked at once more before it is told.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
+
+from snapd import model
+from snapd.catalog import environments, snapshots
+from snapd.service import names
+from snapd.service.inspection import findings
+
+Reader = Callable[[], sqlite3.Connection]
+"""Gives a connection that sees what was committed before the call."""
+
+
+class Archive(Protocol):
+    """What an archive has to tell (see archive.repository.Repository)."""
+
+    def environments(self) -> list[str]:
+        """Return the uids of this host's environments."""
+        ...
+
+    def snapshots(self, environment_uid: str) -> list[str]:
+        """Return the uids of an environment's snapshots."""
+        ...
+
+
+def look(
+    read: Reader, archive: Archive, reserved: Collection[str], check_stop: Callable[[], None]
+) -> Iterator[findings.Finding]:
+    """Yield what is missing in the archive, and what nobody explains there; `reserved` areas hold no snapshots.
+
+    Raises errors.ArchiveUnreachable, errors.Corrupt, errors.ArchiveKeyMissing, and what check_stop raises.
+    """
+    known = {found.uid for found in environments.every(read())}
+    for environment_uid in sorted(known | set(archive.environments()) - set(reserved)):
+        check_stop()
+        yield from _look_at(read, archive, environment_uid)
+
+
+def _look_at(read: Reader, archive: Archive, environment_uid: str) -> Iterator[findings.Finding]:
+    expected = snapshots.archived_uids(read(), environment_uid)
+    there = set(archive.snapshots(environment_uid))
+    lost = [uid for uid in expected - there if _is_archived(read, uid)]
+    unexplained = [uid for uid in there - expected if snapshots.by_uid(read(), uid) is None]
+    if lost or unexplained:
+        there = set(archive.snapshots(environment_uid))
+    for uid in sorted(set(lost) - there):
+        snapshot = snapshots.by_uid(read(), uid)
+        if snapshot is not None and _is_archived(read, uid):
+            name = names.snapshot(snapshot.environment, snapshot.id)
+            problem = f"the archive has no manifest of {name}"
+            yield findings.Finding(findings.Kind.COPY_MISSING, uid, problem, (name,))
+    for uid in sorted(set(unexplained) & there):
+        if snapshots.by_uid(read(), uid) is None:
+            problem = f"the archive has a snapshot {uid} of environment {environment_uid} that the catalog doesn't know"
+            yield findings.Finding(findings.Kind.COPY_UNEXPLAINED, uid, problem)
+
+
+def _is_archived(read: Reader, uid: str) -> bool:
+    found = snapshots.by_uid(read(), uid)
+    return (
+        found is not None
+        and found.archive.state is model.ArchiveState.ARCHIVED
+        and found.state is not model.SnapshotState.DESTROYING
+    )
