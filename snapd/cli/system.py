@@ -28,6 +28,19 @@ COLUMNS: list[output.Column] = [
 ]
 
 
+CHANGES: list[output.Column] = [
+    ("CHANGE", lambda change: change.kind),
+    ("OUTCOME", lambda change: output.enum(api.RecoveredChange.Outcome.DESCRIPTOR, change.outcome).lower()),
+    ("OF", lambda change: change.target),
+    ("ERROR", lambda change: change.error.message),
+]
+FINDINGS: list[output.Column] = [
+    ("FINDING", lambda finding: output.enum(api.Finding.Kind.DESCRIPTOR, finding.kind)),
+    ("PROBLEM", lambda finding: finding.problem),
+    ("HITS", lambda finding: ", ".join(finding.affected)),
+]
+
+
 @click.group(cls=session.Noun)
 def system() -> None:
     """The daemon itself."""
@@ -52,6 +65,32 @@ def capacity(run: session.Session) -> None:
 def status(run: session.Session) -> None:
     """Show what the background work does, and what keeps it from it."""
     _show(run, run.client.system.GetServerInfo(api.GetServerInfoRequest()).work)
+
+
+@system.command()
+@session.pass_session
+def recovery(run: session.Session) -> None:
+    """Show what the daemon found half done at its start, and what it found wrong since."""
+    report = run.client.system.GetRecoveryReport(api.GetRecoveryReportRequest())
+    if run.as_json:
+        output.resource(run, report)
+        return
+    if report.changes:
+        output.resources(run, report.changes, CHANGES)
+    else:
+        output.note("No change was half done.")
+    if report.findings:
+        output.resources(run, report.findings, FINDINGS)
+    if report.finding_count > len(report.findings):
+        output.note(f"{report.finding_count - len(report.findings)} more were found: the log has them all.")
+    if not report.HasField("pool_compare_time"):
+        output.note("Catalog and pool are being compared still.")
+    elif report.HasField("archive_error"):
+        output.note(f"The archive could not be compared yet: {report.archive_error.message}")
+    elif not report.HasField("archive_compare_time"):
+        output.note("Catalog and archive are being compared still.")
+    elif not report.findings:
+        output.note("Catalog, pool and archive agree.")
 
 
 def _workers_argument(function: Any) -> Any:

@@ -292,6 +292,7 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
     },
     "GetServerInfo": {},
     "GetCapacity": {},
+    "GetRecoveryReport": {},
     "PauseWork": {"workers": workers, "reason": text, "pause_duration": pause_length, "request_id": request_id},
     "ResumeWork": {"workers": workers, "request_id": request_id},
     "GetOperation": _OPERATION,

@@ -43,7 +43,7 @@ _READS = {
     "snapd.v1.VolumeService": ("GetVolume", "ListVolumes"),
     "snapd.v1.SnapshotService": ("GetSnapshot", "ListSnapshots"),
     "snapd.v1.ArchiveService": ("ListArchiveHosts", "ListArchivedSnapshots"),
-    "snapd.v1.SystemService": ("GetServerInfo", "GetCapacity"),
+    "snapd.v1.SystemService": ("GetServerInfo", "GetCapacity", "GetRecoveryReport"),
     "google.longrunning.Operations": ("GetOperation", "ListOperations"),
 }
 _CHANGES = {

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 from typing import Any
 
-from snapd.rpc import constraints, convert
+from snapd.rpc import constraints, convert, report
 from snapd.rpc.edge import Edge
 from snapd.v1 import system_service_pb2 as messages
 from snapd.v1 import system_service_pb2_grpc
@@ -51,6 +51,12 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
 
     async def GetCapacity(self, request: messages.GetCapacityRequest, context: Any) -> messages.GetCapacityResponse:
         return convert.capacity(await self._edge.workers.run(self._edge.service.capacity))
+
+    async def GetRecoveryReport(
+        self, request: messages.GetRecoveryReportRequest, context: Any
+    ) -> messages.GetRecoveryReportResponse:
+        service = self._edge.service
+        return report.recovery_report(service.recovered, service.comparison.compared())
 
     async def PauseWork(self, request: messages.PauseWorkRequest, context: Any) -> messages.PauseWorkResponse:
         states = await self._edge.workers.run(

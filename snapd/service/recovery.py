@@ -1,17 +1,19 @@
 """What happens at start, before anybody is served: every open intent is finished or undone.
 
-Run twice it does the same as run once. What can't be explained is reported and left alone.
+Run twice it does the same as run once. What else there may be that nothing explains is the comparison's business.
 """
 
 import dataclasses
+import enum
 import logging
 from collections.abc import Mapping
 
 from snapd import errors, model
-from snapd.catalog import journal, layers
+from snapd.catalog import journal, snapshots, volumes
 from snapd.service import core as cores
 from snapd.service import heads as heading
 from snapd.service import jobs as running
+from snapd.service import names, problems
 from snapd.service.intents import archive, import_volume
 
 _log = logging.getLogger(__name__)
@@ -20,50 +22,77 @@ _LATER = frozenset({archive.KIND, "create_volume", "revert", import_volume.KIND,
 """Kinds that may take long: they are run once the daemon serves, unless a caller waited for them."""
 
 
-@dataclasses.dataclass(slots=True)
-class Report:
-    """What recovery found."""
+class Outcome(enum.StrEnum):
+    """What became of a change that was found half done."""
 
-    finished: list[str] = dataclasses.field(default_factory=list)
-    """Kinds of intents that were run to their end."""
-    failed: list[str] = dataclasses.field(default_factory=list)
-    """Kinds of intents that were undone."""
-    resumed: list[model.Intent] = dataclasses.field(default_factory=list)
-    """Intents that go on in the background."""
-    strays: list[str] = dataclasses.field(default_factory=list)
-    """Files of the pool that nothing explains."""
+    FINISHED = "FINISHED"
+    UNDONE = "UNDONE"
+    RESUMED = "RESUMED"
+    WAITING = "WAITING"
+    """A client goes on with its upload, or its time runs out."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recovered:
+    """A change that was found half done."""
+
+    intent: model.Intent
+    target: str
+    """Resource name of what is changed, or '' if it has none."""
+    outcome: Outcome
+    problem: model.Problem | None = None
+    """Why it was undone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """What recovery found, in the order in which it was begun."""
+
+    changes: tuple[Recovered, ...]
+
+    def of(self, outcome: Outcome) -> list[model.Intent]:
+        """Return the intents with an outcome."""
+        return [change.intent for change in self.changes if change.outcome is outcome]
 
 
 def recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads) -> Report:
     """Finish or undo what an earlier process left, and return what there was."""
-    report = Report()
-    for intent in journal.intents(core.catalog.reader()):
-        extra: Mapping[str, object] = {"intent": intent.number, "kind": intent.kind, "subject": intent.subject}
-        _log.info("found an open intent", extra=extra)
-        if intent.kind == import_volume.UPLOAD:
-            continue
-        if intent.kind == heading.KIND:
-            heads.mend(intent)
-            report.finished.append(intent.kind)
-        elif intent.kind in _LATER and running.INLINE not in intent.payload:
-            report.resumed.append(intent)
-        else:
-            _finish(jobs, intent, report)
+    changes = [_recover(core, jobs, heads, intent) for intent in journal.intents(core.catalog.reader())]
     core.sweep()
     _remove_unclaimed_uploads(core)
-    report.strays = [str(path) for path in core.pool.strays(_known(core))]
-    for path in report.strays:
-        _log.warning("a file of the pool that nothing explains is left alone", extra={"path": path})
-    return report
+    return Report(tuple(changes))
 
 
-def _finish(jobs: running.Jobs, intent: model.Intent, report: Report) -> None:
-    try:
-        jobs.run_now(intent)
-        report.finished.append(intent.kind)
-    except errors.SnapdError as error:
-        _log.warning("an open intent could not be finished: %s", error, extra={"kind": intent.kind})
-        report.failed.append(intent.kind)
+def _recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, intent: model.Intent) -> Recovered:
+    extra: Mapping[str, object] = {"intent": intent.number, "kind": intent.kind, "subject": intent.subject}
+    _log.info("found an open intent", extra=extra)
+    before = _target(core, intent)
+    if intent.kind == import_volume.UPLOAD:
+        return Recovered(intent, before, Outcome.WAITING)
+    if intent.kind in _LATER and running.INLINE not in intent.payload:
+        return Recovered(intent, before, Outcome.RESUMED)
+    problem = None
+    if intent.kind == heading.KIND:
+        heads.mend(intent)
+    else:
+        try:
+            jobs.run_now(intent)
+        except errors.SnapdError as error:
+            _log.warning("an open intent could not be finished: %s", error, extra={"kind": intent.kind})
+            problem = problems.describe(error)
+    # What is made appears with the end of its change, and what is deleted is gone by then.
+    target = before or _target(core, intent)
+    return Recovered(intent, target, Outcome.FINISHED if problem is None else Outcome.UNDONE, problem)
+
+
+def _target(core: cores.Core, intent: model.Intent) -> str:
+    """Return the resource name of what an intent changes, or '' if it is a layer, or gone."""
+    reader = core.catalog.reader()
+    volume = volumes.by_uid(reader, intent.subject)
+    if volume is not None:
+        return names.volume(volume.environment, volume.id)
+    snapshot = snapshots.by_uid(reader, intent.subject)
+    return "" if snapshot is None else names.snapshot(snapshot.environment, snapshot.id)
 
 
 def _remove_unclaimed_uploads(core: cores.Core) -> None:
@@ -72,12 +101,3 @@ def _remove_unclaimed_uploads(core: cores.Core) -> None:
     claimed = {intent.subject for intent in journal.intents(reader)}
     for volume_uid in core.pool.staged() - claimed:
         core.pool.remove_staging(volume_uid)
-
-
-def _known(core: cores.Core) -> set[str]:
-    reader = core.catalog.reader()
-    return (
-        layers.uids(reader)
-        | {row.volume_uid for row in journal.uploads(reader)}
-        | {intent.subject for intent in journal.intents(reader)}
-    )

@@ -15,6 +15,7 @@ from snapd.service import (
     archiver,
     archives,
     checking,
+    comparison,
     environments,
     heads,
     jobs,
@@ -78,6 +79,7 @@ class Service:
         self.archives = archives.Archives(core)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
         self.recovered = recovery.recover(core, self._jobs, self._heads)
+        self.comparison = comparison.Comparison(core)
 
     @classmethod
     def open(cls, settings: Settings, clock: clocks.Clock) -> "Service":
@@ -115,7 +117,7 @@ class Service:
     def start(self) -> None:
         """Begin the background work, with what recovery left for later first."""
         self._archiver.start()
-        for intent in self.recovered.resumed:
+        for intent in self.recovered.of(recovery.Outcome.RESUMED):
             if intent.kind == archive.KIND:
                 self._archiver.take_up(intent)
             else:
@@ -123,6 +125,7 @@ class Service:
         self._core.pins.on_release(self._core.sweep)
         self._keeper.start()
         self._scrubber.start()
+        self.comparison.start()
 
     def stop(self) -> None:
         """Park the background work, wait for it, and close the stores. Nobody may call any more."""
@@ -130,6 +133,7 @@ class Service:
         self._archiver.stop()
         self._keeper.stop()
         self._scrubber.stop()
+        self.comparison.stop()
         self._jobs.stop()
         self._heads.close_all()
         self._core.repository.close()

@@ -123,6 +123,27 @@ def test_a_snapshot_tells_what_archiving_it_took(snapvol: Snapvol, memory: stub_
     assert snapvol("snapshot", "show", "kept", "-o", "json").json["archive"]["deduplicated_bytes"] == str(units.MIB)
 
 
+def test_what_was_found_at_the_start_is_shown(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    report = memory.recovery
+    assert "being compared still" in snapvol("system", "recovery").err
+    report.pool_compare_time.GetCurrentTime()
+    report.archive_compare_time.GetCurrentTime()
+    quiet = snapvol("system", "recovery")
+    assert (quiet.code, quiet.out) == (0, "")
+    assert quiet.err.splitlines() == ["No change was half done.", "Catalog, pool and archive agree."]
+    report.changes.add(kind="fold", outcome=system_service_pb2.RecoveredChange.OUTCOME_FINISHED)
+    problem = "the file of layer x is gone"
+    report.findings.add(
+        kind=system_service_pb2.Finding.KIND_LAYER_MISSING, problem=problem, affected=["environments/e/volumes/v"]
+    )
+    report.finding_count = 7
+    told = snapvol("system", "recovery")
+    assert told.out.splitlines()[1].split() == ["fold", "finished"]
+    assert told.out.splitlines()[3].split() == ["LAYER_MISSING", *problem.split(), "environments/e/volumes/v"]
+    assert "6 more were found" in told.err
+    assert snapvol("system", "recovery", "-o", "json").json["finding_count"] == "7"
+
+
 def test_the_background_work_is_paused_and_resumed(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
     paused = snapvol("system", "pause", "archiver", "--for", "2h", "--reason", "backup of the host")
     assert paused.code == 0

@@ -68,6 +68,8 @@ class Memory:
     """What a check finds, file by file."""
     paused: dict[Any, Any] = dataclasses.field(default_factory=dict)
     """What holds a worker, by its number."""
+    recovery: Any = dataclasses.field(default_factory=system_service_pb2.GetRecoveryReportResponse)
+    """What it found at its start."""
     turns: int = 0
     """How often an operation is asked for before it is done."""
 
@@ -359,6 +361,10 @@ class _System(system_service_pb2_grpc.SystemServiceServicer):
             self._memory.paused.get(worker, system_service_pb2.WorkState(worker=worker, running_count=1))
             for worker in system_service_pb2.Worker.values()[1:]
         ]
+
+    def GetRecoveryReport(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetRecoveryReport", request, context)
+        return self._memory.recovery
 
     def PauseWork(self, request: Any, context: Any) -> Any:
         self._memory.begin("PauseWork", request, context)

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from snapd import errors, fsops, model
+from snapd.service import recovery
 from tests.unit.service import faults
 from tests.unit.service import world as worlds
 
@@ -52,7 +53,9 @@ def test_a_head_that_can_not_be_flushed_does_not_keep_the_service_from_stopping(
     write.data(len(NOISE), NOISE)
     with faults.observing(faults.fail(errno.EIO, "fdatasync", "fsync")):
         world.stop()
-    assert world.start().recovered.finished == ["write"]
+    (recovered,) = world.start().recovered.changes
+    assert (recovered.intent.kind, recovered.outcome) == ("write", recovery.Outcome.FINISHED)
+    assert recovered.target == "environments/e/volumes/v"
     assert world.volume_bytes("v")[: len(NOISE)] == NOISE
 
 
@@ -98,22 +101,10 @@ def test_opening_twice_changes_nothing_the_second_time(world: worlds.World) -> N
         tuple(row) for row in world.rows("SELECT * FROM layers UNION ALL SELECT uid, id, 0, state, 0 FROM snapshots")
     ]
     service = world.open()
-    assert (service.recovered.finished, service.recovered.failed, service.recovered.resumed) == ([], [], [])
-    assert service.recovered.strays == []
+    assert service.recovered.changes == ()
     after = [
         tuple(row) for row in world.rows("SELECT * FROM layers UNION ALL SELECT uid, id, 0, state, 0 FROM snapshots")
     ]
     assert after == before
-    world.stop()
-    world.start()
-
-
-def test_a_stray_is_reported_and_left_alone(world: worlds.World) -> None:
-    world.stop()
-    stray = world.settings.pool_path / "00" / "notes.txt"
-    stray.write_text("mine")
-    assert world.open().recovered.strays == [str(stray)]
-    assert stray.read_text() == "mine"
-    stray.unlink()
     world.stop()
     world.start()

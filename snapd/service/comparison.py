@@ -1,0 +1,117 @@
+"""The comparison of catalog, pool and archive after a start: a thread that looks once, tells, and changes nothing.
+
+It begins when the daemon serves. Of an archive that is away it takes note, and tries again until it has seen it.
+"""
+
+import dataclasses
+import datetime
+import logging
+import threading
+from collections.abc import Iterator
+
+from snapd import errors, model
+from snapd.copier import control as controls
+from snapd.service import core as cores
+from snapd.service import problems
+from snapd.service.inspection import copies, files, findings, rows
+
+_log = logging.getLogger(__name__)
+
+AGAIN = datetime.timedelta(minutes=5)
+"""When an archive that couldn't be compared is tried again."""
+_MOST_KEPT = 1_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compared:
+    """What the comparison has found so far."""
+
+    found: tuple[findings.Finding, ...] = ()
+    """What is not as it should be: the first of it."""
+    count: int = 0
+    """How much there is of it."""
+    pool: datetime.datetime | None = None
+    """When catalog and pool had been compared."""
+    archive: datetime.datetime | None = None
+    """When catalog and archive had been."""
+    archive_problem: model.Problem | None = None
+    """Why the archive could not be compared."""
+
+
+class Comparison:
+    """The thread."""
+
+    def __init__(self, core: cores.Core) -> None:
+        self._core = core
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._compared = Compared()
+        self._thread = threading.Thread(target=self._run, name="comparison")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def compared(self) -> Compared:
+        """Return what has been found so far."""
+        return self._compared
+
+    def _run(self) -> None:
+        try:
+            self._compare_pool()
+            while not self._compare_archive():
+                self._wait()
+        except controls.Stopped:
+            return
+        except Exception:
+            # The end of a thread is a boundary: nothing depends on what it would have told.
+            _log.exception("the comparison of catalog, pool and archive was interrupted")
+
+    def _compare_pool(self) -> None:
+        core = self._core
+        read = core.catalog.reader
+        self._tell(rows.look(read()))
+        self._tell(files.strays(read, core.pool))
+        self._tell(files.missing(read, core.pool, self._check))
+        self._compared = dataclasses.replace(self._compared, pool=core.now())
+
+    def _compare_archive(self) -> bool:
+        """Compare, and say whether it could be done."""
+        core = self._core
+        try:
+            found = list(copies.look(core.catalog.reader, core.repository, {cores.CATALOG_AREA}, self._check))
+        except errors.SnapdError as error:
+            self._compared = dataclasses.replace(self._compared, archive_problem=problems.describe(error))
+            return False
+        self._tell(iter(found))
+        self._compared = dataclasses.replace(self._compared, archive=core.now(), archive_problem=None)
+        return True
+
+    def _tell(self, found: Iterator[findings.Finding]) -> None:
+        for finding in found:
+            level = logging.ERROR if finding.kind.is_loss else logging.WARNING
+            extra = {"finding": finding.kind, "subject": finding.subject, "affected": list(finding.affected)}
+            _log.log(level, "%s", finding.problem, extra=extra)
+            before = self._compared
+            kept = (*before.found, finding) if before.count < _MOST_KEPT else before.found
+            self._compared = dataclasses.replace(before, found=kept, count=before.count + 1)
+
+    def _check(self) -> None:
+        if self._stopping:
+            raise controls.Stopped(parked=True)
+
+    def _wait(self) -> None:
+        core = self._core
+        until = core.now() + AGAIN
+        with self._changed:
+            while core.now() < until:
+                self._check()
+                core.clock.wait(self._changed, until)

@@ -1,0 +1,115 @@
+"""What a service finds when it compares its stores after a start, and what it did with changes that were half done."""
+
+import datetime
+import shutil
+
+import pytest
+
+from snapd import errors, fsops, model
+from snapd.service import comparison, recovery
+from snapd.service.inspection import findings
+from tests.unit.service import faults
+from tests.unit.service import world as worlds
+
+DATA = b"data" * 16384
+
+
+def _compared(world: worlds.World) -> comparison.Compared:
+    """Wait until all is compared, and return what was found."""
+    world.until(lambda: world.service.comparison.compared().archive is not None)
+    return world.service.comparison.compared()
+
+
+def _found(world: worlds.World) -> list[tuple[findings.Kind, str, tuple[str, ...]]]:
+    compared = _compared(world)
+    assert compared.pool is not None
+    assert compared.count == len(compared.found)
+    return [(finding.kind, finding.subject, finding.affected) for finding in compared.found]
+
+
+def test_nothing_is_found_where_nothing_is_wrong(world: worlds.World) -> None:
+    world.volume("v")
+    world.archived("s", "v")
+    world.snapshot("r", "v", rapid=True)
+    world.restart()
+    assert _found(world) == []
+
+
+def test_a_file_that_nothing_explains_is_told_and_left_alone(world: worlds.World) -> None:
+    world.stop()
+    stray = world.settings.pool_path / "00" / "notes.txt"
+    stray.write_text("mine")
+    world.start()
+    assert _found(world) == [(findings.Kind.FILE_UNEXPLAINED, "00/notes.txt", ())]
+    assert stray.read_text() == "mine"
+    stray.unlink()
+
+
+def test_a_lost_layer_is_told_with_what_stands_on_it(world: worlds.World) -> None:
+    world.volume("v")
+    world.write("v", 0, DATA)
+    world.snapshot("r", "v", rapid=True)
+    world.clone("c", "r")
+    (row,) = world.rows("SELECT layer FROM points")
+    world.stop()
+    path = world.layer_path(row["layer"])
+    path.rename(path.with_name("elsewhere"))
+    world.start()
+    affected = ("environments/e/snapshots/r", "environments/e/volumes/c", "environments/e/volumes/v")
+    assert _found(world) == [
+        (findings.Kind.FILE_UNEXPLAINED, f"{row['layer'][:2]}/elsewhere", ()),
+        (findings.Kind.LAYER_MISSING, row["layer"], affected),
+    ]
+    world.stop()
+    path.with_name("elsewhere").rename(path)
+
+
+def test_an_archive_that_is_away_is_compared_when_it_is_back(world: worlds.World) -> None:
+    world.volume("v")
+    world.archived("s", "v")
+    world.stop()
+    away = world.settings.archive_path.with_name("away")
+    world.settings.archive_path.rename(away)
+    world.start()
+    world.until(lambda: world.service.comparison.compared().archive_problem is not None)
+    compared = world.service.comparison.compared()
+    assert compared.archive is None
+    assert compared.archive_problem is not None
+    assert compared.archive_problem.reason == errors.ArchiveUnreachable.reason
+    shutil.rmtree(world.settings.archive_path, ignore_errors=True)
+    away.rename(world.settings.archive_path)
+    world.clock.advance(comparison.AGAIN + datetime.timedelta(seconds=1))
+    assert _found(world) == []
+    assert world.service.comparison.compared().archive_problem is None
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_change_that_was_half_done_is_told_with_its_end(world: worlds.World, good: bool) -> None:
+    world.volume("v")
+    world.write("v", 0, DATA)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(operation: fsops.Operation) -> None:
+        if operation.target == "capture.before_commit":
+            raise Killed
+
+    with faults.observing(kill), pytest.raises(Killed):
+        world.snapshot("s", "v", rapid=True)
+    world.stop()
+    # A store that fails when it is opened again keeps the change from being finished.
+    observer = faults.fail_at_point(28, "capture.before_commit")
+    if good:
+        world.start()
+    else:
+        with faults.observing(observer):
+            world.start()
+    (change,) = world.service.recovered.changes
+    assert change.intent.kind == "capture"
+    assert change.outcome is (recovery.Outcome.FINISHED if good else recovery.Outcome.UNDONE)
+    assert (change.problem is None) is good
+    if good:
+        assert change.target == "environments/e/snapshots/s"
+        assert world.get_snapshot("s").state is model.SnapshotState.COMPLETED
+        assert world.service.recovered.of(recovery.Outcome.FINISHED) == [change.intent]
