@@ -379,7 +379,9 @@ class Capacity:
     pool_watermark: int
     """Below this much free, captures, creations and imports are refused."""
     archive: ArchiveCapacity | None
-    """None while the archive can't be reached."""
+    """None while the archive can't be used."""
+    archive_error: Problem | None = None
+    """Why it can't."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

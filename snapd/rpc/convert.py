@@ -334,7 +334,7 @@ def work_state(found: work.WorkState) -> system_service_pb2.WorkState:
 
 def capacity(found: model.Capacity) -> system_service_pb2.GetCapacityResponse:
     """Return the room that there is."""
-    archive = system_service_pb2.ArchiveCapacity(reachable=False)
+    archive = system_service_pb2.ArchiveCapacity(reachable=False, error=problem(found.archive_error))
     if found.archive is not None:
         archive = system_service_pb2.ArchiveCapacity(
             reachable=True, free_bytes=found.archive.free, stored_bytes=found.archive.used
