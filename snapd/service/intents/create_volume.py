@@ -15,7 +15,7 @@ from snapd import errors, fsops, model
 from snapd.catalog import db, journal, layers, operations, volumes
 from snapd.copier import control as controls
 from snapd.service import core as cores
-from snapd.service import jobs, restoring
+from snapd.service import health, jobs, restoring
 
 KIND = "create_volume"
 
@@ -58,7 +58,12 @@ class Handler:
         if core.pool.path(head).exists():
             return
         host, environment_uid, snapshot_uid = intent.payload[PLACE].split("/")
-        with core.repository.reading(environment_uid, host):
+        place = model.ArchivePlace(host, environment_uid, snapshot_uid)
+        size_bytes = layers.get(core.catalog.reader(), head).size_bytes
+        with (
+            health.telling(core, place.name, place, size_bytes),
+            core.repository.reading(environment_uid, host),
+        ):
             restoring.fill(core, head, core.repository.manifest(environment_uid, snapshot_uid, host), control)
         fsops.point("create_volume.fetched")
 
