@@ -421,6 +421,21 @@ class Corrupt(DataLoss):
     problem: str
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
+class SnapshotDamaged(DataLoss):
+    """Part of what the archive has of a snapshot can't be read."""
+
+    reason = "SNAPSHOT_DAMAGED"
+    summary = "{name} is damaged: {damaged_bytes} bytes of it can't be read, at {ranges}"
+    advice = (
+        "Use another snapshot; what is whole of this one is saved by snapd-storage archive restore --salvage. "
+        "The ranges are offset+length in bytes."
+    )
+    name: str
+    damaged_bytes: int
+    ranges: str
+
+
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,8 @@ from snapd import units
 LARGEST_VOLUME = 64 * units.TIB
 """Bytes of the largest disk that can be made, or brought in."""
 
+_RANGES_SHOWN = 16
+
 T = TypeVar("T")
 
 Labels = Mapping[str, str]
@@ -64,6 +66,20 @@ class HealthState(enum.StrEnum):
     OK = "OK"
     UNREACHABLE = "UNREACHABLE"
     DAMAGED = "DAMAGED"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Damage:
+    """Which part of a snapshot can't be read."""
+
+    ranges: tuple[tuple[int, int], ...]
+    """(offset, length) in bytes of the disk, ascending; the first ones, if there are very many."""
+    total_bytes: int
+    """In all ranges."""
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{offset}+{length}" for offset, length in self.ranges[:_RANGES_SHOWN])
+        return f"{shown}, …" if len(self.ranges) > _RANGES_SHOWN else shown
 
 
 class LayerState(enum.StrEnum):
@@ -231,10 +247,13 @@ class Snapshot:
     """Its own retention, if it was given one."""
     archive: Archive
     health: HealthState
+    """As it is stored it is never UNREACHABLE: that is filled in."""
     captured: datetime.datetime
     created: datetime.datetime
     updated: datetime.datetime
     revision: int
+    damage: Damage | None = None
+    """Of one that is DAMAGED."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -294,6 +313,8 @@ class Operation:
     error: Problem | None
     created: datetime.datetime
     ended: datetime.datetime | None
+    result: Mapping[str, int | bool | list[str]] | None = None
+    """What it answers besides its target, by the names of the API's fields."""
     stage: str = ""
     """Progress of running work, filled in from memory and never stored."""
     bytes_done: int = 0
@@ -379,7 +400,9 @@ class Capacity:
     pool_watermark: int
     """Below this much free, captures, creations and imports are refused."""
     archive: ArchiveCapacity | None
-    """None while the archive can't be reached."""
+    """None while the archive can't be used."""
+    archive_error: Problem | None = None
+    """Why it can't."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 What recordings, readers and upkeep stand on. It connects to the store when that is first needed.
 """
 
+import dataclasses
 import datetime
 import pathlib
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from snapd import errors
 from snapd.archive import blobs, codec, environment, index, layout, pins, sealing, session
 from snapd.archive import moves as moving
-from snapd.archive.backends import backend
+from snapd.archive.backends import backend, watched
 from snapd.archive.fencing import view as views
 
 
@@ -30,7 +31,8 @@ class Access:
         now: Callable[[], datetime.datetime],
     ) -> None:
         """See `repository.Repository`."""
-        self.store = store
+        self._watched = watched.WatchedBackend(store)
+        self.store: backend.Backend = self._watched
         self.host = layout.Host(host)
         self.keyring = keyring
         self._now = now
@@ -40,6 +42,7 @@ class Access:
         self._claim_path = index_path.with_name(f"{index_path.stem}.claim")
         self._codec = codec.Codec(level)
         self._session: session.Session | None = None
+        self._refusal: errors.SnapdError | None = None
         self._connect_lock = threading.Lock()
         self._blobs: dict[layout.Area, blobs.Blobs] = {}
         self._blobs_lock = threading.Lock()
@@ -50,14 +53,40 @@ class Access:
         """Return the session, begun if there is none. Raises as `repository.Repository.connect` does."""
         with self._connect_lock:
             if self._session is None:
-                if self.index.repository_uid() is None:
-                    self.store.discard_unfinished(layout.REPOSITORY)
-                    session.create(self.store, self._new_block_size, encrypted=self.keyring is not None)
-                settings = session.load(self.store, self._hint)
-                session.require_key(settings, self.keyring)
-                self.index.adopt(settings.uid)
-                self._session = session.Session.begin(self.store, settings, self.host, self._claim_path, adopt=adopt)
+                self._session = self._connect(adopt=adopt)
             return self._session
+
+    def _connect(self, *, adopt: bool) -> session.Session:
+        try:
+            if self.index.repository_uid() is None:
+                self.store.discard_unfinished(layout.REPOSITORY)
+                session.create(self.store, self._new_block_size, encrypted=self.keyring is not None)
+            settings = session.load(self.store, self._hint)
+            session.require_key(settings, self.keyring)
+            self.index.adopt(settings.uid)
+            begun = session.Session.begin(self.store, settings, self.host, self._claim_path, adopt=adopt)
+        except errors.SnapdError as error:
+            self._refusal = dataclasses.replace(error)
+            if isinstance(error, errors.ArchiveUnreachable | errors.ArchiveRefused):
+                self._watched.missed(error)
+            raise
+        self._refusal = None
+        return begun
+
+    @property
+    def trouble(self) -> errors.SnapdError | None:
+        """What keeps this host from using the archive, as far as is known without asking."""
+        connected = self._session
+        if connected is None:
+            return self._refusal
+        return self.unreachable or connected.claim.loss
+
+    @property
+    def unreachable(self) -> errors.SnapdError | None:
+        """What keeps this host from reading the archive, as far as is known without asking."""
+        if isinstance(self._refusal, errors.ArchiveKeyMissing):
+            return self._refusal
+        return self._watched.trouble
 
     def close(self) -> None:
         """Let go of the claim and close the index."""
@@ -151,10 +180,14 @@ class Access:
 
     def check_reachable(self) -> None:
         """Raise errors.ArchiveUnreachable if the store doesn't even have this archive's settings: it isn't mounted."""
-        found = session.load(self.store, self._hint)
-        expected = self.index.repository_uid()
-        if expected is not None and found.uid != expected:
-            raise errors.ArchiveUnreachable(problem=f"another archive is there: {found.uid}, not {expected}")
+        try:
+            found = session.load(self.store, self._hint)
+            expected = self.index.repository_uid()
+            if expected is not None and found.uid != expected:
+                raise errors.ArchiveUnreachable(problem=f"another archive is there: {found.uid}, not {expected}")
+        except errors.Unavailable as error:
+            self._watched.missed(error)
+            raise
 
     def check(self, host: layout.Host) -> None:
         """Raise if something of a host is missing and that is no damage.

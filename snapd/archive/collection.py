@@ -60,6 +60,28 @@ def documents_of(environment_blobs: blobs.Blobs, view: views.View) -> Iterator[m
         yield manifest.decode(home, snapshot_uid, manifest.epoch_of(key), data)
 
 
+def readable_documents(environment_blobs: blobs.Blobs, view: views.View) -> tuple[list[manifest.Document], list[str]]:
+    """Return what the believed manifests say that can be read, and the snapshots' uids of those that can't.
+
+    Raises errors.ArchiveKeyMissing, errors.ArchiveUnreachable.
+    """
+    store, home = environment_blobs.store, environment_blobs.home
+    found: list[manifest.Document] = []
+    damaged: list[str] = []
+    for snapshot_uid, key in view.manifests(store, home.area)[0].items():
+        try:
+            data = documents.fetch(store, key, manifest.what(snapshot_uid))
+            found.append(manifest.decode(home, snapshot_uid, manifest.epoch_of(key), data))
+        except errors.NotFound:
+            # Its snapshot was deleted after the listing.
+            continue
+        except errors.Corrupt:
+            damaged.append(snapshot_uid)
+    # An unmounted store shows no manifests either.
+    environment_blobs.check_reachable()
+    return found, damaged
+
+
 def reached(environment_blobs: blobs.Blobs, view: views.View) -> Reached:
     """Read all manifests. Raises errors.Corrupt, errors.ArchiveKeyMissing, errors.ArchiveUnreachable."""
     tables = {document.snapshot_uid: document.packs for document in documents_of(environment_blobs, view)}

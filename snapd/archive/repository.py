@@ -55,7 +55,7 @@ class Repository:
         self._access = accesses.Access(
             store, index_path, host, block_size=block_size, level=level, keyring=keyring, now=now
         )
-        self._store = store
+        self._store = self._access.store
         self._executor = futures.ThreadPoolExecutor(_SEALING_THREADS, thread_name_prefix="archive-seal")
         self.upkeep = upkeep.Upkeep(self._access, self._executor)
         self._recordings: dict[str, int] = {}
@@ -101,6 +101,21 @@ class Repository:
     def block_size(self) -> int:
         """Bytes of guest data in a block."""
         return self.connect().settings.block_size
+
+    @property
+    def trouble(self) -> errors.SnapdError | None:
+        """What keeps this host from using the archive, by what the last calls met; costs nothing to ask."""
+        return self._access.trouble
+
+    @property
+    def unreachable(self) -> errors.SnapdError | None:
+        """What keeps this host from reading the archive, by what the last calls met; costs nothing to ask."""
+        return self._access.unreachable
+
+    def require_usable(self) -> None:
+        """Ask the store, and raise what keeps this host from using the archive: what `connect` raises, or its loss."""
+        self.connect()
+        self._access.check(self._access.host)
 
     # --- recording ---
 

@@ -2,13 +2,22 @@
 
 import dataclasses
 import datetime
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final
 
 import numpy as np
 
 from snapd import errors
-from snapd.archive import blobs, collection, index, manifest, pack, pages
+from snapd.archive import blobs, collection, index, manifest, pack, packtable, pages
 from snapd.archive.backends import backend
+
+ALL: Final = ((0, pages.LARGEST_DISK),)
+"""The ranges of a disk whose size can't be read."""
+
+_ROUNDING: Final = 1e-9
+_CATCHING_UP: Final = 10
+"""How many times the mean rate packs are checked at that should have been before."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -17,7 +26,7 @@ class Damage:
 
     snapshot_uid: str
     ranges: tuple[tuple[int, int], ...]
-    """(offset, length) in bytes of the disk, ascending, neighbours joined."""
+    """(offset, length) in bytes of the disk, ascending, neighbours joined. ALL if even its manifest can't be read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,19 +39,45 @@ class Scrubbed:
     """What is wrong with it, or ''."""
 
 
+def oldest_first(packs: Iterable[index.Pack]) -> list[index.Pack]:
+    """Return packs in the order in which they are to be checked, those first of which it isn't known when they were."""
+    return sorted(packs, key=lambda one: (one.checked is not None, one.checked))
+
+
+def due(packs: Iterable[index.Pack], before: datetime.datetime) -> list[index.Pack]:
+    """Return the packs that weren't checked since a moment, in their order."""
+    return [one for one in oldest_first(packs) if one.checked is None or one.checked < before]
+
+
+def due_evenly(
+    packs: Iterable[index.Pack], now: datetime.datetime, interval: datetime.timedelta, period: datetime.timedelta
+) -> list[index.Pack]:
+    """Return the packs to be checked now, so that each is once within each interval, if that is asked once in a period.
+
+    As few of them as will do: those that must be, for the others to be done in time at the mean rate. So what was
+    written in one day is spread over the interval, and a pack by itself is left until its time has come. What should
+    have been checked long ago, or isn't known to have been, is caught up with at a multiple of that rate.
+    """
+    ordered = oldest_first(packs)
+    unknown = sum(one.checked is None for one in ordered)
+    wanted = unknown
+    for place, one in enumerate(ordered, 1):
+        if one.checked is not None:
+            left = max(one.checked + interval - now, datetime.timedelta(0))
+            wanted = max(wanted, math.floor(place - len(ordered) * (left / interval) + _ROUNDING))
+    share = math.ceil(_CATCHING_UP * len(ordered) * (period / interval))
+    return ordered[: min(wanted, share)]
+
+
 def scrub(
-    environment_blobs: blobs.Blobs, store: backend.Backend, due_before: datetime.datetime, check: Callable[[], None]
+    environment_blobs: blobs.Blobs, store: backend.Backend, packs: Iterable[index.Pack], check: Callable[[], None]
 ) -> Iterator[Scrubbed]:
-    """Read and check each pack of an environment that wasn't since `due_before`, the one checked longest ago first.
+    """Read and check packs of an environment, one after the other.
 
     Reads from `store`, which may be slower than the environment's own. `check` is called between packs and may raise.
     Each pack is pinned while it is read. Raises errors.ArchiveUnreachable, errors.ArchiveKeyMissing.
     """
-    known = environment_blobs.index.packs(environment_blobs.domain)
-    oldest_first = sorted(known.values(), key=lambda one: (one.checked is not None, one.checked))
-    for one in oldest_first:
-        if one.checked is not None and one.checked >= due_before:
-            return
+    for one in packs:
         check()
         with environment_blobs.pins.lock:
             if environment_blobs.index.pack(one.pack_id) is None:
@@ -72,11 +107,33 @@ def oldest_checks(environment_blobs: blobs.Blobs, found: collection.Reached) -> 
     known = environment_blobs.index.packs(environment_blobs.domain)
     result: dict[str, datetime.datetime | None] = {}
     for snapshot_uid, table in found.tables.items():
-        places = {place for old in table.references for place in environment_blobs.moves.targets(old) or (old,)}
+        places = places_of(environment_blobs, table)
         times = [known[place].checked if place in known else None for place in places]
         sure = [time for time in times if time is not None]
         result[snapshot_uid] = min(sure) if sure and len(sure) == len(times) else None
     return result
+
+
+def places_of(environment_blobs: blobs.Blobs, table: packtable.PackTable) -> set[bytes]:
+    """Return the packs in which what a snapshot refers to lies now, as far as is known."""
+    return {place for old in table.references for place in environment_blobs.moves.targets(old) or (old,)}
+
+
+def missing(environment_blobs: blobs.Blobs, table: packtable.PackTable) -> set[bytes]:
+    """Return the packs that a snapshot names and that are known to be damaged, or are missing or cut short now.
+
+    Asks the store for each. Of those that were moved it says whether that is so of any that they were moved to.
+    """
+    marked = environment_blobs.index.damaged(environment_blobs.domain)
+    area = environment_blobs.home.area
+    found: set[bytes] = set()
+    for pack_id, size_bytes in table.sizes.items():
+        targets = environment_blobs.moves.targets(pack_id)
+        for place in targets or (pack_id,):
+            stored = environment_blobs.store.size(area.pack(place))
+            if place in marked or stored is None or (not targets and stored != size_bytes):
+                found.add(pack_id)
+    return found
 
 
 def damage(snapshot: manifest.Manifest, suspects: set[bytes]) -> Damage:

@@ -2,12 +2,12 @@
 
 import datetime
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
 from snapd import errors
 from snapd.archive import access as accesses
-from snapd.archive import blobs, collection, manifest, repacking
+from snapd.archive import blobs, collection, documents, index, manifest, repacking
 from snapd.archive import scrub as scrubs
 from snapd.archive.backends import backend
 
@@ -58,15 +58,55 @@ class Upkeep:
         `store` is another, perhaps slower, way to the same store; `check` is called between packs and may raise.
         Raises errors.ArchiveKeyMissing, errors.ArchiveUnreachable.
         """
+        yield from self.check(environment_uid, scrubs.due(self.packs(environment_uid), due_before), check, store)
+
+    def packs(self, environment_uid: str) -> list[index.Pack]:
+        """Return the packs of an environment. Raises errors.ArchiveUnreachable, errors.ArchiveKeyMissing."""
         found = self._found(environment_uid)
+        if found is None:
+            return []
+        self._access.reconcile(found)
+        return list(found.index.packs(found.domain).values())
+
+    def packs_of(self, environment_uid: str, snapshot_uid: str) -> list[index.Pack]:
+        """Return the packs of a snapshot that there are, in the order in which they are to be checked.
+
+        Raises errors.NotFound, errors.Corrupt, errors.ArchiveUnreachable, errors.ArchiveKeyMissing.
+        """
+        found = self._found(environment_uid)
+        key = None
         if found is not None:
             self._access.reconcile(found)
-            yield from scrubs.scrub(found, store or self._access.store, due_before, check)
+            key = self._access.manifest_key(self._access.view(self._access.host), found.home.area, snapshot_uid)
+        if found is None or key is None:
+            raise errors.NotFound(resource_type="archived snapshot", name=snapshot_uid)
+        document = _decoded(found, snapshot_uid, key)
+        places = scrubs.places_of(found, document.packs)
+        return scrubs.oldest_first(one for one in self.packs(environment_uid) if one.pack_id in places)
+
+    def check(
+        self,
+        environment_uid: str,
+        packs: Sequence[index.Pack],
+        check: Callable[[], None],
+        store: backend.Backend | None = None,
+    ) -> Iterator[scrubs.Scrubbed]:
+        """Read and check some packs of an environment; what else as `scrub`."""
+        found = self._found(environment_uid)
+        if found is not None:
+            yield from scrubs.scrub(found, store or self._access.store, packs, check)
 
     def oldest_checks(self, environment_uid: str) -> dict[str, datetime.datetime | None]:
-        """Return for each archived snapshot when the part of it that was checked longest ago was, if that is known."""
+        """Return for each archived snapshot when the part of it that was checked longest ago was, if that is known.
+
+        Those whose manifests can't be read are left out.
+        """
         found = self._found(environment_uid)
-        return {} if found is None else scrubs.oldest_checks(found, self._reached(found))
+        if found is None:
+            return {}
+        readable, _ = collection.readable_documents(found, self._access.view(self._access.host))
+        tables = {document.snapshot_uid: document.packs for document in readable}
+        return scrubs.oldest_checks(found, collection.Reached(tables))
 
     def damage(self, environment_uid: str) -> list[scrubs.Damage]:
         """Return which archived snapshots can't be read whole, and which ranges of them, by what is known of packs."""
@@ -74,11 +114,28 @@ class Upkeep:
         if found is None:
             return []
         self._access.reconcile(found)
-        documents = list(collection.documents_of(found, self._access.view(self._access.host)))
-        suspects = scrubs.suspects(found, {pack_id for document in documents for pack_id in document.packs.references})
-        hit = [document for document in documents if suspects & document.packs.references.keys()]
+        readable, unreadable = collection.readable_documents(found, self._access.view(self._access.host))
+        suspects = scrubs.suspects(found, {pack_id for document in readable for pack_id in document.packs.references})
+        hit = [document for document in readable if suspects & document.packs.references.keys()]
         damages = [scrubs.damage(manifest.Manifest(found, document), suspects) for document in hit]
-        return [damage for damage in damages if damage.ranges]
+        lost = [scrubs.Damage(snapshot_uid, scrubs.ALL) for snapshot_uid in unreadable]
+        return [damage for damage in damages if damage.ranges] + lost
+
+    def damage_of(self, environment_uid: str, snapshot_uid: str, host: str | None = None) -> scrubs.Damage:
+        """Return which ranges of a snapshot, of any host, can't be read, by what is known of its packs and their sizes.
+
+        Raises errors.ArchiveUnreachable, errors.ArchiveKeyMissing, errors.NotFound.
+        """
+        area, view = self._access.believed(environment_uid, host)
+        key = self._access.manifest_key(view, area, snapshot_uid)
+        if key is None:
+            raise errors.NotFound(resource_type="archived snapshot", name=snapshot_uid)
+        try:
+            found = self._access.opened(area, view)
+            document = _decoded(found, snapshot_uid, key)
+        except errors.Corrupt:
+            return scrubs.Damage(snapshot_uid, scrubs.ALL)
+        return scrubs.damage(manifest.Manifest(found, document), scrubs.missing(found, document.packs))
 
     def usage(self, environment_uid: str) -> dict[str, tuple[int, int]]:
         """Return for each snapshot the bytes of packs that only it names, and of those that others name too.
@@ -121,3 +178,9 @@ class Upkeep:
         if failure is not None:
             raise failure
         return total
+
+
+def _decoded(found: blobs.Blobs, snapshot_uid: str, key: str) -> manifest.Document:
+    """Return what a manifest says. Raises errors.NotFound, errors.Corrupt, errors.ArchiveKeyMissing."""
+    data = documents.fetch(found.store, key, manifest.what(snapshot_uid))
+    return manifest.decode(found.home, snapshot_uid, manifest.epoch_of(key), data)

@@ -1,7 +1,9 @@
 """The tables of operations and of request ids."""
 
 import datetime
+import json
 import sqlite3
+from collections.abc import Mapping
 
 from snapd import model
 from snapd.catalog import db, events, listing, problems
@@ -32,6 +34,7 @@ def _convert(row: sqlite3.Row) -> model.Operation:
         error=problems.decode(row["error"]),
         created=db.from_us(row["created_us"]),
         ended=db.optional_time(row["ended_us"]),
+        result=None if row["result"] is None else json.loads(row["result"]),
     )
 
 
@@ -82,11 +85,18 @@ def insert(tx: db.Transaction, operation: model.Operation) -> None:
     tx.execute(f"INSERT INTO operations {db.placeholders(columns)}", columns)
 
 
-def end(tx: db.Transaction, uid: str, now: datetime.datetime, error: model.Problem | None = None) -> None:
+def end(
+    tx: db.Transaction,
+    uid: str,
+    now: datetime.datetime,
+    error: model.Problem | None = None,
+    result: Mapping[str, int | bool | list[str]] | None = None,
+) -> None:
     """End an operation, well or with an error. One that is done, or gone, stays as it is."""
     row = tx.execute(
-        "UPDATE operations SET done = 1, error = ?, ended_us = ? WHERE uid = ? AND done = 0 RETURNING environment_uid",
-        (problems.encode(error), db.to_us(now), uid),
+        "UPDATE operations SET done = 1, error = ?, ended_us = ?, result = ? WHERE uid = ? AND done = 0"
+        " RETURNING environment_uid",
+        (problems.encode(error), db.to_us(now), None if result is None else json.dumps(dict(result)), uid),
     ).fetchone()
     if row is not None:
         events.append(tx, "operation", uid, row["environment_uid"], db.to_us(now))

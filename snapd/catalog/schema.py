@@ -204,6 +204,12 @@ ALTER TABLE snapshots ADD COLUMN archive_checked_us INTEGER;
 """
 """Schema 5: snapshots tell how long ago their archive copy was checked."""
 
+UPKEEP = """
+ALTER TABLE snapshots ADD COLUMN damage TEXT;   -- JSON of what can't be read of it, see model.Damage; NULL: nothing
+ALTER TABLE operations ADD COLUMN result TEXT;  -- JSON of what it answers besides its target; NULL: nothing
+"""
+"""Schema 6: snapshots tell which of their ranges are lost, and operations of the archive's upkeep what they did."""
+
 FIGURES = """
 -- What archiving a snapshot took, in bytes of whole blocks; 0 until it is archived. See model.ArchiveFigures.
 ALTER TABLE snapshots ADD COLUMN archive_changed_bytes INTEGER NOT NULL DEFAULT 0;

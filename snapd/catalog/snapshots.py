@@ -69,7 +69,19 @@ def _convert(row: sqlite3.Row) -> model.Snapshot:
         created=db.from_us(row["created_us"]),
         updated=db.from_us(row["updated_us"]),
         revision=row["revision"],
+        damage=_decode_damage(row["damage"]),
     )
+
+
+def _decode_damage(text: str | None) -> model.Damage | None:
+    if text is None:
+        return None
+    found = json.loads(text)
+    return model.Damage(tuple((offset, length) for offset, length in found["ranges"]), found["bytes"])
+
+
+def _encode_damage(damage: model.Damage | None) -> str | None:
+    return None if damage is None else json.dumps({"bytes": damage.total_bytes, "ranges": damage.ranges})
 
 
 def find(connection: sqlite3.Connection, environment_uid: str, snapshot_id: str) -> model.Snapshot | None:
@@ -150,6 +162,7 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
         "archive_estimated_bytes": archive.estimated_bytes,
         "archive_rank_us": db.optional_us(queue.rank(archive)),
         "health": snapshot.health,
+        "damage": _encode_damage(snapshot.damage),
         "captured_us": db.to_us(snapshot.captured),
         "created_us": db.to_us(snapshot.created),
         "updated_us": now_us,
@@ -161,6 +174,23 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
 def note_check(tx: db.Transaction, uid: str, checked: datetime.datetime | None) -> None:
     """Store when an archived snapshot's oldest part was checked: no event, since nothing of it has changed."""
     tx.execute("UPDATE snapshots SET archive_checked_us = ? WHERE uid = ?", (db.optional_us(checked), uid))
+
+
+def archived(connection: sqlite3.Connection, environment_uid: str) -> list[model.Snapshot]:
+    """Return the snapshots of an environment that are in the archive."""
+    rows = connection.execute(
+        f"{_SELECT} WHERE s.environment_uid = ? AND s.archive_state = ?", (environment_uid, model.ArchiveState.ARCHIVED)
+    )
+    return [_convert(row) for row in rows]
+
+
+def any_damaged(connection: sqlite3.Connection, environment_uid: str) -> bool:
+    """Say whether a snapshot of an environment is known to be damaged."""
+    row = connection.execute(
+        "SELECT 1 FROM snapshots WHERE environment_uid = ? AND health = ? LIMIT 1",
+        (environment_uid, model.HealthState.DAMAGED),
+    ).fetchone()
+    return row is not None
 
 
 def waiting_again(snapshot: model.Snapshot, now: datetime.datetime) -> model.Snapshot:

@@ -45,6 +45,21 @@ def split(collection: str, text: str, environment_text: str) -> tuple[str, str]:
     return head, identifier
 
 
+def archived_snapshot(text: str) -> str:
+    """Return the full name of what a host has archived, from HOST/ENVIRONMENT_UID/SNAPSHOT_UID or the full name.
+
+    Raises click.UsageError if it can't be one.
+    """
+    parts = text.split("/")
+    if len(parts) == 3 and all(parts):
+        return f"hosts/{parts[0]}/environments/{parts[1]}/snapshots/{parts[2]}"
+    if len(parts) == 6 and parts[::2] == ["hosts", "environments", "snapshots"] and all(parts):
+        return text
+    raise click.UsageError(
+        f"{text!r} is neither HOST/ENVIRONMENT_UID/SNAPSHOT_UID nor hosts/…/environments/…/snapshots/…"
+    )
+
+
 def short(name: str) -> str:
     """Return the last part of a name."""
     return name.rpartition("/")[2]

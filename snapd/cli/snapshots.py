@@ -91,7 +91,12 @@ def show(run: session.Session, name: str) -> None:
     if run.as_json:
         output.resource(run, found)
         return
+    # The ranges that are lost are read best in one line.
+    lost = ", ".join(f"{lost.offset}+{lost.length}" for lost in found.health.damaged_ranges)
+    del found.health.damaged_ranges[:]
     rows = list(output.details(found))
+    if lost:
+        rows.append(["health.damaged_ranges", lost])
     if found.archive.changed_bytes:
         rows.append(["archive.amplification", output.ratio(found.archive.stored_bytes, found.archive.changed_bytes)])
     output.table(rows)

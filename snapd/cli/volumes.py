@@ -42,14 +42,28 @@ for command in (transfers.import_, transfers.export, transfers.write):
 
 @volume.command()
 @click.argument("name", required=False, default="")
-@click.option("--size", type=parameters.SIZE, required=True, help="Such as 10G.")
+@click.option("--size", type=parameters.SIZE, help="Of an empty volume, such as 10G.")
+@click.option(
+    "--from-archive",
+    "place",
+    metavar="HOST/ENVIRONMENT_UID/SNAPSHOT_UID",
+    help="Copy what a host has archived, as `archive list` names it.",
+)
 @transfers.properties
 @transfers.wait_option
 @session.pass_session
-def create(run: session.Session, /, name: str, size: int, wait: bool, **properties: Any) -> None:
-    """Make an empty volume. Without a NAME one is generated."""
+def create(
+    run: session.Session, /, name: str, size: int | None, place: str | None, wait: bool, **properties: Any
+) -> None:
+    """Make an empty volume, or a copy of an archived snapshot of any host. Without a NAME one is generated."""
+    if (size is None) == (place is None):
+        raise click.UsageError("give either --size or --from-archive")
     wanted = transfers.wanted_volume(**properties)
-    wanted.size_bytes = size
+    if place is not None:
+        wanted.source_archived_snapshot = names.archived_snapshot(place)
+        _create(run, name, wanted, wait=wait, title="fetching")
+        return
+    wanted.size_bytes = size or 0
     _create(run, name, wanted, wait=wait, title="creating")
 
 

@@ -249,14 +249,23 @@ def snapshot(found: model.Snapshot, space: model.Space) -> snapshot_service_pb2.
         requested_rapid=found.requested_rapid,
         retention_duration=duration(found.retention),
         archive=_archive(found.archive),
-        health=snapshot_service_pb2.Snapshot.Health(
-            state=snapshot_service_pb2.Snapshot.Health.State.Value(f"STATE_{found.health}")
-        ),
+        health=_health(found),
         primary_bytes=space.exclusive,
         capture_time=timestamp(found.captured),
         create_time=timestamp(found.created),
         update_time=timestamp(found.updated),
     )
+
+
+def _health(found: model.Snapshot) -> snapshot_service_pb2.Snapshot.Health:
+    health = snapshot_service_pb2.Snapshot.Health
+    result = health(state=health.State.Value(f"STATE_{found.health}"))
+    if found.damage is not None:
+        result.damaged_bytes = found.damage.total_bytes
+        result.damaged_ranges.extend(
+            health.Range(offset=offset, length=length) for offset, length in found.damage.ranges
+        )
+    return result
 
 
 def _archive(archive: model.Archive) -> snapshot_service_pb2.Snapshot.Archive:
@@ -334,7 +343,7 @@ def work_state(found: work.WorkState) -> system_service_pb2.WorkState:
 
 def capacity(found: model.Capacity) -> system_service_pb2.GetCapacityResponse:
     """Return the room that there is."""
-    archive = system_service_pb2.ArchiveCapacity(reachable=False)
+    archive = system_service_pb2.ArchiveCapacity(reachable=False, error=problem(found.archive_error))
     if found.archive is not None:
         archive = system_service_pb2.ArchiveCapacity(
             reachable=True, free_bytes=found.archive.free, stored_bytes=found.archive.used

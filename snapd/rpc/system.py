@@ -47,6 +47,7 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
             capabilities=self._info.capabilities,
             limits=limits,
             work=map(convert.work_state, states),
+            archive_error=convert.problem(self._edge.service.archive_error()),
         )
 
     async def GetCapacity(self, request: messages.GetCapacityRequest, context: Any) -> messages.GetCapacityResponse:

@@ -19,6 +19,7 @@ from snapd.qcow2.reading import chain as chains
 from snapd.service import hints as hinting
 from snapd.service import locks as locking
 from snapd.service import names
+from snapd.service import suspects as suspecting
 from snapd.service.settings import Settings
 
 
@@ -32,6 +33,9 @@ WORK_OF_METHOD = {
     "CreateVolume": "create_volume",
     "ImportVolume": "import_volume",
     "RevertVolume": "revert",
+    "Scrub": "scrub",
+    "VerifySnapshot": "verify_snapshot",
+    "Collect": "collect",
 }
 """The kind of intent whose progress the operation of a method shows."""
 
@@ -125,6 +129,7 @@ class Core:
     locks: locking.KeyedLocks = dataclasses.field(default_factory=locking.KeyedLocks)
     controls: Controls = dataclasses.field(default_factory=Controls)
     hints: hinting.Hints = dataclasses.field(default_factory=hinting.Hints)
+    suspects: suspecting.Suspects = dataclasses.field(default_factory=suspecting.Suspects)
 
     def now(self) -> datetime.datetime:
         """Return the time."""

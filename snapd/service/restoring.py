@@ -14,6 +14,7 @@ from snapd.copier import control as controls
 from snapd.copier import restore
 from snapd.qcow2.writing import writer
 from snapd.service import core as cores
+from snapd.service import health, names
 
 
 def reserve(tx: db.Transaction, core: cores.Core, point: model.Point) -> str:
@@ -30,7 +31,7 @@ def on_primary(core: cores.Core, point_uid: str, reserved: str, head: str, contr
     """Have a point on primary storage for the length of a block, in which the caller commits; yields its layer.
 
     `head` is what will stand on it. The point's snapshot isn't deleted meanwhile. Raises errors.NotFound if it was
-    before, errors.Corrupt, errors.ArchiveUnreachable, errors.StorageFull.
+    before, errors.SnapshotDamaged, errors.ArchiveUnreachable, errors.StorageFull.
     """
     with core.locks.holding(point_uid):
         with core.catalog.transaction() as tx:
@@ -56,7 +57,10 @@ def _bring_back(core: cores.Core, point: model.Point, uid: str, control: control
         raise errors.NotFound(resource_type="snapshot", name=f"of point {point.uid}")
     if core.pool.path(uid).exists():
         return
-    with core.archived(archived[0]) as manifest:
+    snapshot = archived[0]
+    place = model.ArchivePlace(core.settings.host, snapshot.environment_uid, snapshot.uid)
+    name = names.snapshot(snapshot.environment, snapshot.id)
+    with health.telling(core, name, place, snapshot.size_bytes), core.archived(snapshot) as manifest:
         fill(core, uid, manifest, control)
     core.pool.freeze(uid)
 

@@ -1,27 +1,31 @@
 """The scrubber: the background thread that reads the archive again, so that damage is found before somebody needs it.
 
-It works off what wasn't checked within the interval, what was checked longest ago first, at a pace of its own; then it
-notes with each archived snapshot how old the oldest check of it is, and which ones damage hits.
+Each pack is read once within the interval, spread over it as evenly as that can be done, at a pace of its own.
+Afterwards, and whenever somebody met damage (`suspects`), it notes with each archived snapshot how old the oldest check
+of it is, and what damage hits. It keeps nothing but the times of the checks, which are in the archive's index.
 """
 
-import dataclasses
 import datetime
 import logging
 import threading
 
 from snapd import errors, model
-from snapd.archive import scrub as scrubs
+from snapd.archive import index, scrub
 from snapd.archive.backends import backend, paced
-from snapd.catalog import snapshots
 from snapd.copier import control as controls
 from snapd.service import core as cores
+from snapd.service import health
 from snapd.service import work as working
 
 _log = logging.getLogger(__name__)
 
-KIND = "scrub"
+KIND = "scheduled_scrub"
 LOOK = datetime.timedelta(minutes=10)
 """How often it looks for packs whose check is due."""
+
+
+class _Held(Exception):
+    """Somebody paused the keeper's work."""
 
 
 class Scrubber:
@@ -32,80 +36,86 @@ class Scrubber:
         self._core = core
         self._store = store
         self._work = work
-        self._changed = threading.Condition()
-        self._stopping = False
+        self._next_look = core.now()
+        self._tried: dict[bytes, datetime.datetime] = {}
+        """When packs that are known to be damaged were last looked at."""
+        self._pending: set[str] = set()
+        """Environments whose snapshots' health is to be noted, as soon as the archive can be asked."""
         self._thread = threading.Thread(target=self._loop, name="scrubber")
 
     def start(self) -> None:
-        """Begin, unless the archive is never to be scrubbed."""
-        if self._core.settings.scrub_interval:
-            self._thread.start()
+        """Begin."""
+        self._thread.start()
 
     def stop(self) -> None:
         """End the thread, between two packs, or within one if it waits for its pace."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        self._core.suspects.stop()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _loop(self) -> None:
         core = self._core
-        while True:
+        while core.suspects.wait(core.clock, self._next_look):
             try:
-                if self._work.obey(model.Worker.KEEPER) is None:
-                    self.look()
+                self._pending |= core.suspects.take()
+                for environment_uid in sorted(self._pending):
+                    health.note(core, environment_uid)
+                    self._pending.discard(environment_uid)
+                if core.now() >= self._next_look:
+                    self._next_look = core.now() + LOOK
+                    if core.settings.scrub_interval:
+                        self.look()
             except controls.Stopped:
                 return
-            except (errors.Unavailable, errors.FailedPrecondition) as error:
+            except errors.SnapdError as error:
                 _log.warning("the archive can't be scrubbed now: %s", error)
             except Exception:
                 # The end of a thread is a boundary: whatever goes wrong, damage must go on being looked for.
                 _log.exception("the scrubber was interrupted; it goes on with its next look")
-            until = core.now() + LOOK
-            with self._changed:
-                while not self._stopping and core.now() < until:
-                    core.clock.wait(self._changed, until)
-                if self._stopping:
-                    return
 
     def look(self) -> None:
-        """Check all that is due, of each environment. Raises controls.Stopped, errors.ArchiveUnreachable."""
+        """Check what is due now, of each environment. Raises controls.Stopped, errors.ArchiveUnreachable."""
         for environment_uid in self._core.repository.environments():
+            if self._is_held():
+                return
             self.scrub(environment_uid)
 
+    def _is_held(self) -> bool:
+        return self._work.obey(model.Worker.KEEPER) is not None
+
     def scrub(self, environment_uid: str) -> None:
-        """Check what is due of one environment, and note what came of it."""
+        """Check what is due now of one environment, and note what came of it. A pause ends it after a pack."""
         core = self._core
+        due = self._due(environment_uid)
+        if not due:
+            return
         with core.controls.running(KIND, environment_uid) as control:
+
+            def check() -> None:
+                control.check()
+                if self._is_held():
+                    raise _Held
+
             store = paced.PacedBackend(self._store, core.scrub_pace, control.wait)
-            due_before = core.now() - core.settings.scrub_interval
-            checked = 0
-            for found in core.repository.upkeep.scrub(environment_uid, due_before, control.check, store):
-                checked += 1
-                if found.problem:
-                    extra = {"environment": environment_uid, "pack": found.pack_id.hex()}
-                    _log.error("the archive is damaged: %s", found.problem, extra=extra)
-        if checked:
-            note(core, environment_uid)
+            try:
+                for found in core.repository.upkeep.check(environment_uid, due, check, store):
+                    if found.problem:
+                        self._tried[found.pack_id] = core.now()
+                        tell_damage(environment_uid, found)
+            except _Held:
+                _log.info("scrubbing is held by a pause", extra={"environment": environment_uid})
+        health.note(core, environment_uid)
+
+    def _due(self, environment_uid: str) -> list[index.Pack]:
+        core = self._core
+        interval, now = core.settings.scrub_interval, core.now()
+        packs = core.repository.upkeep.packs(environment_uid)
+        # What is known to be damaged has no time of a check: it is looked at again, but not at each look.
+        fresh = [one for one in packs if self._tried.get(one.pack_id, now - interval) <= now - interval]
+        return scrub.due_evenly(fresh, now, interval, LOOK)
 
 
-def note(core: cores.Core, environment_uid: str) -> list[scrubs.Damage]:
-    """Note with an environment's snapshots when they were checked, and which are damaged; return the damage."""
-    upkeep = core.repository.upkeep
-    damages = {damage.snapshot_uid: damage for damage in upkeep.damage(environment_uid)}
-    for damage in damages.values():
-        _log.error("an archived snapshot is damaged", extra={"snapshot": damage.snapshot_uid, "ranges": damage.ranges})
-    for uid, checked in upkeep.oldest_checks(environment_uid).items():
-        health = model.HealthState.DAMAGED if uid in damages else model.HealthState.OK
-        with core.catalog.transaction() as tx:
-            snapshot = snapshots.by_uid(tx.connection, uid)
-            if snapshot is None or snapshot.archive.state is not model.ArchiveState.ARCHIVED:
-                continue
-            if snapshot.health is not health:
-                noted = dataclasses.replace(snapshot.archive, checked=checked)
-                snapshots.put(tx, dataclasses.replace(snapshot, health=health, archive=noted, updated=core.now()))
-            else:
-                # No change of the snapshot: nobody who watches is told, and its etag stays.
-                snapshots.note_check(tx, uid, checked)
-    return list(damages.values())
+def tell_damage(environment_uid: str, found: scrub.Scrubbed) -> None:
+    """Log what is wrong with a pack."""
+    extra = {"environment": environment_uid, "pack": found.pack_id.hex()}
+    _log.error("the archive is damaged: %s", found.problem, extra=extra)

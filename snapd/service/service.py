@@ -21,6 +21,7 @@ from snapd.service import (
     jobs,
     keeper,
     operations,
+    problems,
     recovery,
     scrubber,
     stores,
@@ -147,20 +148,28 @@ class Service:
         """Return the space of the pool and of the archive."""
         core = self._core
         pool = core.pool.usage()
+        archive, error = self._archive_capacity()
         return model.Capacity(
             pool_total=pool.total,
             pool_free=pool.free,
             pool_used=core.pool.used_bytes(),
             pool_watermark=core.pool.low_watermark_bytes,
-            archive=self._archive_capacity(),
+            archive=archive,
+            archive_error=error,
         )
 
-    def _archive_capacity(self) -> model.ArchiveCapacity | None:
+    def _archive_capacity(self) -> tuple[model.ArchiveCapacity | None, model.Problem | None]:
         repository = self._core.repository
         try:
-            return model.ArchiveCapacity(repository.free_bytes(), repository.stored_bytes())
-        except errors.Unavailable:
-            return None
+            repository.require_usable()
+            return model.ArchiveCapacity(repository.free_bytes(), repository.stored_bytes()), None
+        except (errors.Unavailable, errors.FailedPrecondition, errors.DataLoss, errors.StartupError) as error:
+            return None, problems.describe(error)
+
+    def archive_error(self) -> model.Problem | None:
+        """Return what keeps the archive from being used, by what was last seen of it; asks nobody."""
+        trouble = self._core.repository.trouble
+        return None if trouble is None else problems.describe(trouble)
 
 
 def _connect(repository: repositories.Repository) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from snapd import errors, model
 from snapd.catalog import db, environments, journal, layers, operations, pauses, points, snapshots, volumes
 from snapd.service import core as cores
+from snapd.service import health, lookup, names, states
 from snapd.service import jobs as running
-from snapd.service import lookup, names, states
 from snapd.service.intents import archive as archive_run
 from snapd.service.intents import capture, delete_snapshot
 
@@ -48,8 +48,10 @@ class Snapshots:
         """Return a snapshot with what only the running archiver knows: how far it is."""
         if snapshot.archive.state is model.ArchiveState.SCHEDULED:
             return self._waiting(snapshot)
+        if snapshot.archive.state is not model.ArchiveState.ARCHIVING:
+            return health.shown(self._core, snapshot)
         control = self._core.controls.find(archive_run.KIND, snapshot.uid)
-        if control is None or snapshot.archive.state is not model.ArchiveState.ARCHIVING:
+        if control is None:
             return snapshot
         progress = control.progress()
         verifying = progress.stage == model.ArchiveState.VERIFYING

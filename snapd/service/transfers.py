@@ -12,8 +12,8 @@ from snapd.catalog import db, journal, layers, points, volumes
 from snapd.copier import export
 from snapd.service import core as cores
 from snapd.service import heads as heading
+from snapd.service import health, lookup, names, states, uploads
 from snapd.service import jobs as running
-from snapd.service import lookup, names, states, uploads
 from snapd.service.intents import import_volume
 from snapd.service.volumes import VolumeSpec, fresh_volume
 
@@ -342,7 +342,7 @@ class Transfers:
     def export_snapshot(self, environment_id: str, snapshot_id: str) -> Export:
         """Open a snapshot to be read, from primary storage if it is there, else from the archive.
 
-        Raises errors.NotFound, errors.WrongState, errors.ArchiveUnreachable, errors.Corrupt.
+        Raises errors.NotFound, errors.WrongState, errors.ArchiveUnreachable, errors.Corrupt, errors.SnapshotDamaged.
         """
         core = self._core
         snapshot = lookup.snapshot(core.catalog.reader(), environment_id, snapshot_id)
@@ -353,6 +353,14 @@ class Transfers:
             with ExitStack() as stack, suppress(cores.LayerGone):
                 chain = stack.enter_context(core.chain(layer))
                 return Export(name, chain.size_bytes, functools.partial(export.of_chain, chain), stack.pop_all())
+        place = model.ArchivePlace(core.settings.host, snapshot.environment_uid, snapshot.uid)
+        telling = functools.partial(health.telling, core, name, place, snapshot.size_bytes)
         with ExitStack() as stack:
-            manifest = stack.enter_context(core.archived(snapshot))
-            return Export(name, manifest.size_bytes, functools.partial(export.of_manifest, manifest), stack.pop_all())
+            with telling():
+                manifest = stack.enter_context(core.archived(snapshot))
+
+            def pieces(offset: int) -> Iterator[Piece]:
+                with telling():
+                    yield from export.of_manifest(manifest, offset)
+
+            return Export(name, manifest.size_bytes, pieces, stack.pop_all())

@@ -10,7 +10,7 @@ import google_crc32c
 import grpc
 
 from snapd import clock, units
-from snapd.v1 import environment_service_pb2, system_service_pb2, transfer_pb2
+from snapd.v1 import archive_service_pb2, environment_service_pb2, system_service_pb2, transfer_pb2
 from snapd.v1 import snapshot_service_pb2 as snapshots
 from snapd.v1 import volume_service_pb2 as volumes
 from tests.integration import running
@@ -195,6 +195,28 @@ def clone(volume_id: str, snapshot_id: str) -> Step:
     return Step(name, lambda client: _succeed(client, client.volumes.CreateVolume(request).operation), acknowledge)
 
 
+def fetch(volume_id: str, snapshot_id: str) -> Step:
+    """Make a volume from what the archive has of a snapshot, without asking for the snapshot itself."""
+    name, request_id = volume_name(volume_id), _request_id()
+
+    def send(client: running.Client) -> None:
+        listing = archive_service_pb2.ListArchivedSnapshotsRequest(parent="hosts/local")
+        archived = client.archives.ListArchivedSnapshots(listing).archived_snapshots
+        (place,) = (found.name for found in archived if found.snapshot_id == snapshot_id)
+        request = volumes.CreateVolumeRequest(
+            parent=PARENT,
+            volume_id=volume_id,
+            volume=volumes.Volume(source_archived_snapshot=place),
+            request_id=request_id,
+        )
+        _succeed(client, client.volumes.CreateVolume(request).operation)
+
+    def acknowledge(expected: Expected) -> None:
+        expected.contents[name] = expected.contents[snapshot_name(snapshot_id)]
+
+    return Step(name, send, acknowledge)
+
+
 def revert(volume_id: str, snapshot_id: str) -> Step:
     """Put a volume back to a snapshot."""
     name = volume_name(volume_id)
@@ -247,6 +269,7 @@ def script(qcow2_image: bytes, qcow2_data: bytes) -> list[Step]:
         snapshot("of-q", "q", rapid=False),
         delete_volume("q"),
         clone("back", "of-q"),
+        fetch("copy", "of-q"),
         delete_snapshot("of-q"),
         collected(),
         import_volume("v", data, data),

@@ -43,6 +43,7 @@ POINTS = (
     "capture.before_commit",
     "capture.committed",
     "create_volume.before_commit",
+    "create_volume.fetched",
     "delete_snapshot.before_commit",
     "delete_snapshot.committed",
     "delete_snapshot.manifest_removed",

@@ -1,16 +1,19 @@
 """Two real daemons on one bucket: what one archived is seen and deployed on the other, and outlives its host."""
 
+import base64
 import os
 import pathlib
 import random
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from snapd import units
+from snapd.archive.backends import backend, directory, s3
 from snapd.client import connection, upload, waiting
 from snapd.client import errors as client_errors
 from snapd.v1 import archive_service_pb2 as archives
@@ -148,6 +151,11 @@ def test_what_one_host_archived_is_deployed_on_another_and_outlives_it(
         deploy(there, found["one-s"], "deployed")
         assert exported(there, "environments/blue/volumes/deployed") == disks["one"]
 
+        missing = archives.ArchivedSnapshot(name=found["one-s"].name.rpartition("/")[0] + "/none")
+        with pytest.raises(client_errors.ApiError) as refused:
+            deploy(there, missing, "of-nothing")
+        assert refused.value.reason == "RESOURCE_NOT_FOUND"
+
         # What the second deletes and collects is its own.
         deleted = there.snapshots.DeleteSnapshot(
             snapshots.DeleteSnapshotRequest(name="environments/blue/snapshots/own-s")
@@ -161,6 +169,39 @@ def test_what_one_host_archived_is_deployed_on_another_and_outlives_it(
             deploy(there, found[f"{name}-s"], f"saved-{name}")
             assert exported(there, f"environments/blue/volumes/saved-{name}") == data
         assert second.daemon.stop() == 0
+
+
+def test_an_encrypted_archive_holds_neither_contents_nor_names(
+    folder: pathlib.Path, archive_config: str, tmp_path: pathlib.Path
+) -> None:
+    secret = b"the plaintext that nobody may find in the store "
+    host = Host(folder, "host-1", archive_config)
+    with ExitStack() as stack:
+        host.daemon.start()
+        stack.callback(host.daemon.kill)
+        client = stack.enter_context(connection.connect(str(host.daemon.socket)))
+        client.environments.CreateEnvironment(environments.CreateEnvironmentRequest(environment_id="blue"))
+        # Among bytes that can't be compressed, so that nothing but encryption hides it.
+        noise = random.Random(9).randbytes(units.MIB)
+        import_disk(client, folder, "telling-name", noise + secret + noise[: -len(secret)])
+        archive_snapshot(client, "telling-name", "telling-snapshot")
+        assert host.daemon.stop() == 0
+    held = b"".join(stored(archive_config, tmp_path))
+    assert held
+    for word in (secret.strip(), b"telling-name", b"telling-snapshot", b"blue"):
+        assert word not in held
+        assert base64.b64encode(word)[:-4] not in held
+
+
+def stored(archive_config: str, tmp_path: pathlib.Path) -> Iterator[bytes]:
+    """Yield the keys and the bytes of all objects of the archive."""
+    store: backend.Backend = directory.DirectoryBackend(tmp_path / "archive")
+    if 'store = "s3"' in archive_config:
+        settings = tomllib.loads(f"[archive]\n{archive_config}")["archive"]["s3"]
+        store = s3.S3Backend(servers.settings(settings["endpoint"], tmp_path / "spool", prefix=settings["prefix"]))
+    for key, _ in store.list(""):
+        yield key.encode()
+        yield store.get(key)
 
 
 def test_a_second_daemon_of_the_same_host_serves_its_volumes_and_archives_nothing(
@@ -184,4 +225,11 @@ def test_a_second_daemon_of_the_same_host_serves_its_volumes_and_archives_nothin
         assert exported(there, "environments/blue/volumes/disk") == data
         capacity = there.system.GetCapacity(system.GetCapacityRequest())
         assert capacity.pool.used_bytes > 0
+        assert not capacity.archive.reachable
+        assert "host-1" in capacity.archive.error.message
+        told = client_errors.from_status(there.system.GetServerInfo(system.GetServerInfoRequest()).archive_error)
+        assert told.reason == "ARCHIVE_CLAIMED"
+        usable = here.system.GetCapacity(system.GetCapacityRequest()).archive
+        assert usable.reachable
+        assert not usable.HasField("error")
         assert set(archived_on(here, "host-1")) == {"s"}

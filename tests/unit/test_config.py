@@ -174,3 +174,24 @@ def test_every_key_is_documented() -> None:
         elif " = " in line:
             documented.add(f"{table}{line.lstrip('#').split(' = ')[0]}")
     assert documented == set(config.known_keys())
+
+
+def test_a_file_of_keys_is_its_owners_alone_and_may_be_a_credential(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "archive.keys"
+    text = f'[archive]\nhost = "a"\nkey_file = "{keys}"\n'
+    assert "No such file" in _refusal(tmp_path, text)[1]
+    keys.write_text("ab" * 32)
+    for mode in (0o640, 0o604, 0o620):
+        keys.chmod(mode)
+        line, problem = _refusal(tmp_path, text)
+        assert line == 3
+        assert "others than its owner" in problem
+    keys.chmod(0o600)
+    assert _load(tmp_path, text).settings.key_file == keys
+    credential = '[archive]\nkey_file = "archive.keys"\n'
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert "systemd gave none" in _refusal(tmp_path, credential)[1]
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert _load(tmp_path, credential).settings.key_file == keys

@@ -48,8 +48,14 @@ class Claim:
             if highest < self.epoch:
                 raise errors.ArchiveUnreachable(problem=f"claim {self.epoch} of host {self.host.name} can't be seen")
             self._lost = highest > self.epoch
-        if self._lost:
-            raise errors.ArchiveClaimLost(host=self.host.name, epoch=self.epoch)
+        loss = self.loss
+        if loss is not None:
+            raise loss
+
+    @property
+    def loss(self) -> errors.ArchiveClaimLost | None:
+        """That a higher claim was seen, if one was; asks nobody."""
+        return errors.ArchiveClaimLost(host=self.host.name, epoch=self.epoch) if self._lost else None
 
     def renew(self) -> None:
         """Give a sign of life. Raises errors.ArchiveClaimLost, errors.ArchiveUnreachable."""

@@ -52,6 +52,9 @@ class Handler:
         with core.catalog.transaction() as tx:
             kept = self._commit(tx, intent, statistics)
         fsops.point("archive_run.committed")
+        if snapshots.any_damaged(core.catalog.reader(), snapshot.environment_uid):
+            # What was stored again may be what others lack.
+            core.suspects.add(snapshot.environment_uid)
         core.hints.layer(kept)
         core.sweep()
 
@@ -74,6 +77,7 @@ class Handler:
             # Damaged, or deleted since it was chosen.
             if base is None:
                 raise
+            self._core.suspects.add(snapshot.environment_uid)
             _log.warning("archiving all of it, without its base: %s", error, extra={"snapshot": snapshot.uid})
             return self._record_over(None, snapshot, point, control)
 

@@ -3,7 +3,8 @@
 intent    volume CREATING, head's row CREATING, maybe a row for the restored point, operation, request
 step 1    a point that has left primary storage is restored                point restore.before_publish
 step 2    the head's file is made and published                            point pool.layer_written
-          or filled from an archived snapshot, of any host                 point restore.before_publish
+          or filled from an archived snapshot, of any host                 points restore.before_publish,
+                                                                                  create_volume.fetched
 commit    head HEAD, volume READY                                          point create_volume.before_commit
 undo      the layers are doomed; the volume is FAILED, or gone if nobody was told of it
 """
@@ -14,7 +15,7 @@ from snapd import errors, fsops, model
 from snapd.catalog import db, journal, layers, operations, volumes
 from snapd.copier import control as controls
 from snapd.service import core as cores
-from snapd.service import jobs, restoring
+from snapd.service import health, jobs, restoring
 
 KIND = "create_volume"
 
@@ -57,8 +58,14 @@ class Handler:
         if core.pool.path(head).exists():
             return
         host, environment_uid, snapshot_uid = intent.payload[PLACE].split("/")
-        with core.repository.reading(environment_uid, host):
+        place = model.ArchivePlace(host, environment_uid, snapshot_uid)
+        size_bytes = layers.get(core.catalog.reader(), head).size_bytes
+        with (
+            health.telling(core, place.name, place, size_bytes),
+            core.repository.reading(environment_uid, host),
+        ):
             restoring.fill(core, head, core.repository.manifest(environment_uid, snapshot_uid, host), control)
+        fsops.point("create_volume.fetched")
 
     def _finish(self, intent: model.Intent, parent: str | None, control: controls.Control) -> None:
         core = self._core

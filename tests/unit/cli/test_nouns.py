@@ -38,6 +38,17 @@ def test_a_volume_is_made_with_what_was_said(snapvol: Snapvol, memory: stub_daem
     assert len(waited) == 1
 
 
+def test_a_volume_is_made_of_what_a_host_has_archived(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+    full = "hosts/host-7/environments/e1/snapshots/s1"
+    for place in ("host-7/e1/s1", full):
+        assert snapvol("volume", "create", "saved", "--from-archive", place).code == 0
+        asked = [found for found in memory.received if type(found).__name__ == "CreateVolumeRequest"][-1]
+        assert (asked.volume.source_archived_snapshot, asked.volume.size_bytes) == (full, 0)
+    assert snapvol("volume", "create", "saved", "--from-archive", "host-7/s1").code == 2
+    assert snapvol("volume", "create", "saved", "--from-archive", full, "--size", "1M").code == 2
+    assert snapvol("volume", "create", "saved").code == 2
+
+
 def test_without_waiting_the_operation_is_named(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
     made = snapvol("volume", "create", "root", "--size", "1M", "--no-wait")
     assert "environments/blue/operations/op-0 goes on" in made.err
