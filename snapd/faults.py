@@ -1,9 +1,9 @@
 """Faults on demand: an observer of file operations that kills the process or fails a call at a chosen moment.
 
 The daemon installs it when the environment variable SNAPD_STORAGE_FAULTS is set, which nothing but a test does.
-Its value is a comma-separated list of `ACTION@WHERE[:N]`. ACTION is `kill` (SIGKILL, nothing is cleaned up) or the
-name of an errno such as `EIO`; WHERE is a point's name or an operation's; N says at which occurrence (default: the
-first).
+Its value is a comma-separated list of `ACTION@WHERE[:N]`. ACTION is `kill` (SIGKILL, nothing is cleaned up), `stop`
+(SIGSTOP, so that somebody can cut the power of the disks meanwhile) or the name of an errno such as `EIO`; WHERE is a
+point's name or an operation's; N says at which occurrence (default: the first).
 """
 
 import errno
@@ -14,6 +14,8 @@ import threading
 from snapd import fsops
 
 VARIABLE = "SNAPD_STORAGE_FAULTS"
+
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 class Faults:
@@ -27,7 +29,7 @@ class Faults:
         for item in filter(None, plan.split(",")):
             action, _, where = item.partition("@")
             where, _, count = where.partition(":")
-            if not where or not (action == "kill" or hasattr(errno, action)):
+            if not where or not (action in _SIGNALS or hasattr(errno, action)):
                 raise ValueError(f"{VARIABLE}: {item!r} is not ACTION@WHERE[:N]")
             self._pending.append((action, where))
             self._countdown.append(int(count or 1))
@@ -42,8 +44,8 @@ class Faults:
                     self._countdown[index] -= 1
                     if self._countdown[index] == 0:
                         struck = action
-        if struck == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if struck in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[struck])
         elif struck is not None:
             code = getattr(errno, struck)
             raise OSError(code, os.strerror(code))

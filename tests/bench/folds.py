@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from snapd import units
 from snapd.qcow2.reading import chain, image
 from snapd.qcow2.writing import create, fold, writer
-from tests.bench import figures, filesystems, layers, timing
+from tests import filesystems
+from tests.bench import figures, layers, timing
 
 RUNS = 3
 _COMMIT = ("qemu-img", "commit", "-q", "-d", "-f", "qcow2")
