@@ -44,6 +44,11 @@ def by_uid(connection: sqlite3.Connection, uid: str) -> model.Environment | None
     return None if row is None else _convert(row)
 
 
+def every(connection: sqlite3.Connection) -> list[model.Environment]:
+    """Return all environments, by their ids."""
+    return [_convert(row) for row in connection.execute("SELECT * FROM environments ORDER BY id")]
+
+
 def page(connection: sqlite3.Connection, query: model.Query) -> model.Page[model.Environment]:
     """Return one page of all environments."""
     return listing.page(connection, _SOURCE, query, None, _convert)
