@@ -198,6 +198,16 @@ class WrongState(FailedPrecondition):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class SnapshotNotArchived(FailedPrecondition):
+    """What was asked for is about a snapshot's archive copy, and it has none yet."""
+
+    reason = "SNAPSHOT_NOT_ARCHIVED"
+    summary = "{name} is not in the archive"
+    advice = "Archive it first: ArchiveSnapshot."
+    name: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class ImageBusy(FailedPrecondition):
     """Another program, or another part of this one, has an image file open in a way that excludes the caller."""
 

@@ -46,6 +46,13 @@ def estimate(found: collection.Reached, table: moving.Table, packs: Mapping[byte
     return {pack_id: min(1.0, count / counted[pack_id]) for pack_id, count in most.items() if pack_id in counted}
 
 
+def sparse_bytes(found: collection.Reached, table: moving.Table, packs: Mapping[bytes, index.Pack]) -> int:
+    """Return about how many bytes repacking would free, by the estimate: at most, since it sees each snapshot alone."""
+    alive = estimate(found, table, packs)
+    sparse = {pack_id: part for pack_id, part in alive.items() if part < SPARSE}
+    return sum(int(packs[pack_id].size_bytes * (1 - part)) for pack_id, part in sparse.items())
+
+
 def repack(
     environment_blobs: blobs.Blobs,
     view: views.View,

@@ -103,6 +103,11 @@ class Repository:
         return self.connect().settings.block_size
 
     @property
+    def store(self) -> backend.Backend:
+        """The archive's store, for whoever reads it in another way or at another pace."""
+        return self._store
+
+    @property
     def trouble(self) -> errors.SnapdError | None:
         """What keeps this host from using the archive, by what the last calls met; costs nothing to ask."""
         return self._access.trouble

@@ -46,6 +46,19 @@ class Upkeep:
 
         return self._each_environment(environment_uid, work)
 
+    def sparse_bytes(self, environment_uid: str) -> tuple[int, int]:
+        """Return about how many bytes of an environment's packs repacking might free, and how many the packs have.
+
+        It costs reading the manifests. Raises as `collect` does.
+        """
+        found = self._found(environment_uid)
+        if found is None:
+            return 0, 0
+        self._access.reconcile(found)
+        packs = found.index.packs(found.domain)
+        sparse = repacking.sparse_bytes(self._reached(found), found.moves.table(), packs)
+        return sparse, sum(one.size_bytes for one in packs.values())
+
     def scrub(
         self,
         environment_uid: str,

@@ -12,6 +12,7 @@ import click
 import rich.console
 import rich.progress
 import rich.text
+from google.longrunning import operations_pb2
 from google.protobuf import timestamp_pb2
 
 from snapd import clock, units
@@ -130,12 +131,12 @@ def _speed(told: Told | None) -> str:
     return f", {units.format_size(told.bytes_per_second)}/s{left}"
 
 
-def wait(run: session.Session, operation: str, title: str) -> None:
+def wait(run: session.Session, operation: str, title: str) -> operations_pb2.Operation | None:
     """Wait for an operation, if there is one, and show how far it is. Raises errors.ApiError if it fails."""
     if not operation:
-        return
+        return None
     with interruptible(operation), Progress(title) as bar:
-        waiting.wait(run.client, operation, on_progress=bar.follow)
+        return waiting.wait(run.client, operation, on_progress=bar.follow)
 
 
 @contextlib.contextmanager

@@ -163,6 +163,21 @@ def archive(run: session.Session, name: str, wait: bool) -> None:
 
 @snapshot.command()
 @click.argument("name")
+@transfers.wait_option
+@session.pass_session
+def verify(run: session.Session, name: str, wait: bool) -> None:
+    """Read and check all that an archived snapshot consists of. It fails if something is damaged."""
+    full = names.full("snapshots", name, run.environment)
+    answer = run.client.snapshots.VerifySnapshot(api.VerifySnapshotRequest(name=full))
+    if not wait:
+        output.note(f"{answer.operation} goes on")
+        return
+    progress.wait(run, answer.operation, "checking")
+    output.note(f"{full} is whole")
+
+
+@snapshot.command()
+@click.argument("name")
 @click.option("--archived", is_flag=True, help="Until it is in the archive, rather than until it can be used.")
 @click.option("--timeout", type=parameters.DURATION, help="Give up after so long.")
 @session.pass_session

@@ -284,6 +284,7 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
     },
     "DeleteSnapshot": {**_SNAPSHOT, **_GUARDED},
     "ArchiveSnapshot": {**_SNAPSHOT, **_GUARDED},
+    "VerifySnapshot": {**_SNAPSHOT, **_GUARDED},
     "ListArchiveHosts": {"page_size": page_size, "page_token": page_token},
     "ListArchivedSnapshots": {
         "parent": required_name(names.ARCHIVE_HOST),
@@ -295,6 +296,8 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
     "GetRecoveryReport": {},
     "PauseWork": {"workers": workers, "reason": text, "pause_duration": pause_length, "request_id": request_id},
     "ResumeWork": {"workers": workers, "request_id": request_id},
+    "Scrub": {"parent": listed_parent, "request_id": request_id},
+    "Collect": {"parent": listed_parent, "request_id": request_id},
     "GetOperation": _OPERATION,
     "ListOperations": {"name": listed_parent, **_PAGED},
     "WaitOperation": _OPERATION,

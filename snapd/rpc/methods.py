@@ -49,8 +49,14 @@ _READS = {
 _CHANGES = {
     "snapd.v1.EnvironmentService": ("CreateEnvironment", "UpdateEnvironment", "DeleteEnvironment"),
     "snapd.v1.VolumeService": ("CreateVolume", "UpdateVolume", "RevertVolume", "DeleteVolume"),
-    "snapd.v1.SnapshotService": ("CreateSnapshot", "UpdateSnapshot", "DeleteSnapshot", "ArchiveSnapshot"),
-    "snapd.v1.SystemService": ("PauseWork", "ResumeWork"),
+    "snapd.v1.SnapshotService": (
+        "CreateSnapshot",
+        "UpdateSnapshot",
+        "DeleteSnapshot",
+        "ArchiveSnapshot",
+        "VerifySnapshot",
+    ),
+    "snapd.v1.SystemService": ("PauseWork", "ResumeWork", "Scrub", "Collect"),
     "google.longrunning.Operations": ("CancelOperation", "DeleteOperation"),
 }
 _OTHERS = (

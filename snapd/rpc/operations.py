@@ -1,6 +1,7 @@
 """google.longrunning.Operations, unmodified: what is under way, and waiting for it."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -9,7 +10,13 @@ from google.protobuf import empty_pb2, message
 from snapd import errors, model
 from snapd.rpc import convert, names
 from snapd.rpc.edge import Edge
-from snapd.v1 import snapshot_service_pb2, volume_service_pb2
+from snapd.v1 import snapshot_service_pb2, system_service_pb2, volume_service_pb2
+
+_OWN_RESULTS: Mapping[str, type[message.Message]] = {
+    "Scrub": system_service_pb2.ScrubResult,
+    "Collect": system_service_pb2.CollectResult,
+}
+"""What operations of a method answer with that aren't about one resource."""
 
 
 class OperationsServicer:
@@ -64,6 +71,8 @@ class OperationsServicer:
         """Return the resource as it is, or its name and uid alone if it is gone or another has its name."""
         if found.method.startswith("Delete"):
             return empty_pb2.Empty()
+        if found.result is not None:
+            return _OWN_RESULTS[found.method](**found.result)
         service = self._edge.service
         environment_id, resource_id = names.ids(found.target)
         try:

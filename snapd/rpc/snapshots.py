@@ -95,3 +95,15 @@ class SnapshotServicer(snapshot_service_pb2_grpc.SnapshotServiceServicer):
         return messages.ArchiveSnapshotResponse(
             snapshot=self._convert(snapshot), operation=convert.operation_name(operation)
         )
+
+    async def VerifySnapshot(
+        self, request: messages.VerifySnapshotRequest, context: Any
+    ) -> messages.VerifySnapshotResponse:
+        environment_id, snapshot_id = names.ids(request.name)
+        asked = self._edge.request(request, "VerifySnapshot", environment_id)
+        snapshot, operation = await self._edge.workers.run(
+            self._edge.service.upkeep.verify, asked, environment_id, snapshot_id, request.etag
+        )
+        return messages.VerifySnapshotResponse(
+            snapshot=self._convert(snapshot), operation=convert.operation_name(operation)
+        )

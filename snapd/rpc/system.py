@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 from typing import Any
 
-from snapd.rpc import constraints, convert, report
+from snapd.rpc import constraints, convert, names, report
 from snapd.rpc.edge import Edge
 from snapd.v1 import system_service_pb2 as messages
 from snapd.v1 import system_service_pb2_grpc
@@ -76,3 +76,18 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
             convert.workers(request.workers),
         )
         return messages.ResumeWorkResponse(work=map(convert.work_state, states))
+
+    async def Scrub(self, request: messages.ScrubRequest, context: Any) -> messages.ScrubResponse:
+        return messages.ScrubResponse(operations=await self._of_environments(request, "Scrub"))
+
+    async def Collect(self, request: messages.CollectRequest, context: Any) -> messages.CollectResponse:
+        return messages.CollectResponse(operations=await self._of_environments(request, "Collect"))
+
+    async def _of_environments(
+        self, request: messages.ScrubRequest | messages.CollectRequest, method: str
+    ) -> list[str]:
+        """Begin a method on an environment, or on all, and return the operations' names."""
+        environment_id = names.environment_id(request.parent)
+        asked = self._edge.request(request, method, environment_id)
+        begun = await self._edge.workers.run(self._edge.service.upkeep.of_environments, asked, environment_id)
+        return [convert.operation_name(operation) for operation in begun]

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 
 from snapd import errors, model
+from snapd.catalog import snapshots
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import problems
@@ -100,9 +101,17 @@ class Comparison:
             level = logging.ERROR if finding.kind.is_loss else logging.WARNING
             extra = {"finding": finding.kind, "subject": finding.subject, "affected": list(finding.affected)}
             _log.log(level, "%s", finding.problem, extra=extra)
+            self._have_noted(finding)
             before = self._compared
             kept = (*before.found, finding) if before.count < _MOST_KEPT else before.found
             self._compared = dataclasses.replace(before, found=kept, count=before.count + 1)
+
+    def _have_noted(self, finding: findings.Finding) -> None:
+        """Have the scrubber note the damage with a snapshot that the archive has lost."""
+        if finding.kind is findings.Kind.COPY_MISSING:
+            snapshot = snapshots.by_uid(self._core.catalog.reader(), finding.subject)
+            if snapshot is not None:
+                self._core.suspects.add(snapshot.environment_uid)
 
     def _check(self) -> None:
         if self._stopping:

@@ -54,8 +54,11 @@ class Jobs:
         with self._core.controls.running(intent.kind, intent.subject) as control:
             self._run(intent, control)
 
-    def submit(self, intent: model.Intent) -> None:
-        """Run an intent in the background. If it fails it is undone, and its operation has the error."""
+    def submit(self, intent: model.Intent, executor: concurrent.futures.Executor | None = None) -> None:
+        """Run an intent in the background, on another's threads if they are given.
+
+        If it fails it is undone, and its operation has the error.
+        """
         # Its reins are there from now on, so that work which waits for a thread can be cancelled too.
         reins = ExitStack()
         control = reins.enter_context(self._core.controls.running(intent.kind, intent.subject))
@@ -69,7 +72,7 @@ class Jobs:
                 except errors.SnapdError as error:
                     _log.warning("%s failed: %s", intent.kind, error, extra={"subject": intent.subject})
 
-        self._executor.submit(work)
+        (executor or self._executor).submit(work)
 
     def _run(self, intent: model.Intent, control: controls.Control) -> None:
         handler = self._handlers[intent.kind]

@@ -9,10 +9,10 @@ import logging
 import threading
 
 from snapd import errors, model
-from snapd.catalog import environments, events, journal, layers, operations, points
+from snapd.catalog import events, journal, layers, operations, points
 from snapd.copier import control as controls
+from snapd.service import collecting, history, transfers
 from snapd.service import core as cores
-from snapd.service import history, transfers
 from snapd.service import jobs as running
 from snapd.service import work as working
 from snapd.service.intents import fold
@@ -21,8 +21,6 @@ _log = logging.getLogger(__name__)
 
 ROUND = datetime.timedelta(minutes=5)
 """How often it looks at everything, whatever it was told."""
-REPACK = datetime.timedelta(hours=1)
-"""How often an environment's packs are looked through for sparse ones, at most: it costs reading the manifests."""
 OPERATIONS_KEPT = datetime.timedelta(days=30)
 REQUESTS_KEPT = datetime.timedelta(hours=48)
 EVENTS_KEPT = datetime.timedelta(hours=48)
@@ -35,14 +33,19 @@ class Keeper:
     """The thread."""
 
     def __init__(
-        self, core: cores.Core, jobs: running.Jobs, transfer_service: transfers.Transfers, work: working.Work
+        self,
+        core: cores.Core,
+        jobs: running.Jobs,
+        transfer_service: transfers.Transfers,
+        work: working.Work,
+        collector: collecting.Collector,
     ) -> None:
         self._core = core
         self._jobs = jobs
         self._work = work
         self._transfers = transfer_service
         self._next_round = core.now()
-        self._next_repack: dict[str, datetime.datetime] = {}
+        self._collector = collector
         self._thread = threading.Thread(target=self._loop, name="keeper")
 
     def start(self) -> None:
@@ -84,16 +87,15 @@ class Keeper:
             candidates |= set(layers.frozen_uids(core.catalog.reader()))
             dirty |= self._archived()
         self._fold_all(candidates)
-        while dirty and self._paused() is None:
-            self._collect(dirty.pop())
+        self._collect_all(dirty)
         core.hints.put_back(candidates, dirty)
 
     def _archived(self) -> set[str]:
         """Return the environments that have anything in the archive; none if it can't be asked."""
         try:
             return set(self._core.repository.environments())
-        except _ARCHIVE_AWAY as error:
-            _log.warning("the archive can't be looked after now: %s", error)
+        except errors.SnapdError as error:
+            self._say_away(error)
             return set()
 
     def _make_round(self) -> None:
@@ -157,35 +159,21 @@ class Keeper:
 
     # --- archive ------------------------------------------------------------------------------------------------------
 
-    def _collect(self, environment_uid: str) -> None:
-        with self._core.pins.alone([cores.packs_of(environment_uid)]) as alone:
-            if alone:
-                self._collect_alone(environment_uid)
-            else:
-                self._core.hints.postpone(environment=environment_uid)
+    def _collect_all(self, dirty: set[str]) -> None:
+        """Collect environments, until the archive turns out to be away: the next round finds what is left."""
+        while dirty and self._paused() is None:
+            environment_uid = dirty.pop()
+            try:
+                self._collector.collect(environment_uid)
+            except _ARCHIVE_AWAY as error:
+                self._say_away(error)
+                dirty.clear()
+            except errors.SnapdError as error:
+                # A manifest that can't be read, say: nothing of this one is collected, which is no reason for others.
+                _log.warning("not collected: %s", error, extra={"environment": environment_uid})
 
-    def _collect_alone(self, environment_uid: str) -> None:
-        repository = self._core.repository
-        try:
-            collected = repository.upkeep.collect(environment_uid)
-            if self._is_time_to_repack(environment_uid):
-                collected = collected.plus(repository.upkeep.repack(environment_uid))
-            gone = environments.by_uid(self._core.catalog.reader(), environment_uid) is None
-            if gone and environment_uid != cores.CATALOG_AREA and not repository.snapshots(environment_uid):
-                repository.delete_environment(environment_uid)
-        except _ARCHIVE_AWAY as error:
-            # The next round finds what it left.
-            _log.warning("the archive can't be looked after now: %s", error, extra={"environment": environment_uid})
-            return
-        _log.info("collected archive garbage", extra={"environment": environment_uid, "collected": str(collected)})
-
-    def _is_time_to_repack(self, environment_uid: str) -> bool:
-        """Say whether an environment's sparse packs are to be emptied now, and remember that they are."""
-        now = self._core.now()
-        if now < self._next_repack.get(environment_uid, now):
-            return False
-        self._next_repack[environment_uid] = now + REPACK
-        return True
+    def _say_away(self, error: errors.SnapdError) -> None:
+        _log.warning("the archive can't be looked after now: %s", error)
 
     def stop(self) -> None:
         """End the thread; a fold under way is finished first."""

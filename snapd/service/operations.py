@@ -47,7 +47,7 @@ class Operations:
                 self._stop_archiving(operation)
             case "ImportVolume":
                 self._discard_upload(operation)
-            case "CreateVolume" | "RevertVolume":
+            case "CreateVolume" | "RevertVolume" | "Scrub" | "VerifySnapshot":
                 control = self._control(operation)
                 if control is not None:
                     control.cancel()

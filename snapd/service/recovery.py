@@ -14,11 +14,15 @@ from snapd.service import core as cores
 from snapd.service import heads as heading
 from snapd.service import jobs as running
 from snapd.service import names, problems
-from snapd.service.intents import archive, import_volume
+from snapd.service.intents import archive, collect, import_volume, scrub
 
 _log = logging.getLogger(__name__)
 
-_LATER = frozenset({archive.KIND, "create_volume", "revert", import_volume.KIND, "delete_snapshot"})
+_LATER = frozenset({archive.KIND, "create_volume", "revert", import_volume.KIND, "delete_snapshot"}) | {
+    scrub.ENVIRONMENT,
+    scrub.SNAPSHOT,
+    collect.KIND,
+}
 """Kinds that may take long: they are run once the daemon serves, unless a caller waited for them."""
 
 

@@ -11,7 +11,7 @@ import threading
 
 from snapd import errors, model
 from snapd.archive import index, scrub
-from snapd.archive.backends import backend, paced
+from snapd.archive.backends import paced
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import health
@@ -31,10 +31,8 @@ class _Held(Exception):
 class Scrubber:
     """The thread."""
 
-    def __init__(self, core: cores.Core, store: backend.Backend, work: working.Work) -> None:
-        """Read what `store`, the archive's own, holds."""
+    def __init__(self, core: cores.Core, work: working.Work) -> None:
         self._core = core
-        self._store = store
         self._work = work
         self._next_look = core.now()
         self._tried: dict[bytes, datetime.datetime] = {}
@@ -96,7 +94,7 @@ class Scrubber:
                 if self._is_held():
                     raise _Held
 
-            store = paced.PacedBackend(self._store, core.scrub_pace, control.wait)
+            store = paced.PacedBackend(core.repository.store, core.scrub_pace, control.wait)
             try:
                 for found in core.repository.upkeep.check(environment_uid, due, check, store):
                     if found.problem:

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from snapd import clock as clocks
 from snapd import errors, fsops, model, pace
 from snapd.archive import repository as repositories
-from snapd.archive.backends import backend
 from snapd.catalog import db
 from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
@@ -15,6 +14,7 @@ from snapd.service import (
     archiver,
     archives,
     checking,
+    collecting,
     comparison,
     environments,
     heads,
@@ -26,6 +26,7 @@ from snapd.service import (
     scrubber,
     stores,
     transfers,
+    upkeep,
     usage,
     volumes,
     work,
@@ -35,12 +36,14 @@ from snapd.service import snapshots as snapshot_service
 from snapd.service.intents import (
     archive,
     capture,
+    collect,
     create_volume,
     delete_snapshot,
     delete_volume,
     fold,
     import_volume,
     revert,
+    scrub,
 )
 from snapd.service.settings import Settings
 
@@ -50,14 +53,18 @@ _log = logging.getLogger(__name__)
 class Service:
     """The service."""
 
-    def __init__(self, core: cores.Core, store: backend.Backend) -> None:
-        """Wire the parts; `open` is how one gets a service. The archive lies in `store`."""
+    def __init__(self, core: cores.Core) -> None:
+        """Wire the parts; `open` is how one gets a service."""
         self._core = core
+        collector = collecting.Collector(core)
         self._heads = heads.Heads(core)
         self._jobs = jobs.Jobs(
             core,
             {
                 archive.KIND: archive.Handler(core),
+                collect.KIND: collect.Handler(core, collector),
+                scrub.ENVIRONMENT: scrub.EnvironmentHandler(core),
+                scrub.SNAPSHOT: scrub.SnapshotHandler(core),
                 capture.KIND: capture.Handler(core, self._heads),
                 create_volume.KIND: create_volume.Handler(core),
                 delete_snapshot.KIND: delete_snapshot.Handler(core, self._stop_run),
@@ -71,12 +78,13 @@ class Service:
         self._archiver = archiver.Archiver(core, self._jobs, self.work)
         self.transfers = transfers.Transfers(core, self._jobs, self._heads)
         self.checks = checking.Checks(core, self._heads, self.transfers.reading)
-        self._keeper = keeper.Keeper(core, self._jobs, self.transfers, self.work)
-        self._scrubber = scrubber.Scrubber(core, store, self.work)
+        self._keeper = keeper.Keeper(core, self._jobs, self.transfers, self.work, collector)
+        self._scrubber = scrubber.Scrubber(core, self.work)
         self.environments = environments.Environments(core)
         self.usages = usage.Usages(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
         self.snapshots = snapshot_service.Snapshots(core, self._jobs)
+        self.upkeep = upkeep.Upkeep(core, self._jobs)
         self.archives = archives.Archives(core)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
         self.recovered = recovery.recover(core, self._jobs, self._heads)
@@ -108,7 +116,7 @@ class Service:
                 archive_pace=pace.Pace(clock, settings.archive_bytes_per_second),
                 scrub_pace=pace.Pace(clock, settings.scrub_bytes_per_second),
             )
-            service = cls(core, store)
+            service = cls(core)
             opened.pop_all()
         return service
 
@@ -121,6 +129,8 @@ class Service:
         for intent in self.recovered.of(recovery.Outcome.RESUMED):
             if intent.kind == archive.KIND:
                 self._archiver.take_up(intent)
+            elif intent.kind in upkeep.KINDS.values():
+                self.upkeep.submit(intent)
             else:
                 self._jobs.submit(intent)
         self._core.pins.on_release(self._core.sweep)
@@ -135,6 +145,7 @@ class Service:
         self._keeper.stop()
         self._scrubber.stop()
         self.comparison.stop()
+        self.upkeep.stop()
         self._jobs.stop()
         self._heads.close_all()
         self._core.repository.close()

@@ -23,6 +23,7 @@ SNAPSHOT_METHODS: Mapping[str, frozenset[model.SnapshotState]] = {
     "UpdateSnapshot": frozenset({_S.IN_PROGRESS, _S.COMPLETED, _S.FAILED}),
     "DeleteSnapshot": frozenset({_S.IN_PROGRESS, _S.COMPLETED, _S.FAILED}),
     "ArchiveSnapshot": frozenset({_S.IN_PROGRESS, _S.COMPLETED, _S.FAILED}),
+    "VerifySnapshot": frozenset({_S.COMPLETED}),
     "RevertVolume": frozenset({_S.COMPLETED}),
     "CreateVolume": frozenset({_S.COMPLETED}),
     "ExportVolume": frozenset({_S.COMPLETED}),

@@ -179,6 +179,34 @@ def archive(snapshot_id: str) -> Step:
     return Step("", send, lambda _: None)
 
 
+def verify(snapshot_id: str) -> Step:
+    """Have an archived snapshot checked."""
+    request = snapshots.VerifySnapshotRequest(name=snapshot_name(snapshot_id), request_id=_request_id())
+    return Step("", lambda client: _succeed(client, client.snapshots.VerifySnapshot(request).operation), lambda _: None)
+
+
+def scrub() -> Step:
+    """Have all that is archived checked."""
+    request = system_service_pb2.ScrubRequest(parent=PARENT, request_id=_request_id())
+
+    def send(client: running.Client) -> None:
+        for operation in client.system.Scrub(request).operations:
+            _succeed(client, operation)
+
+    return Step("", send, lambda _: None)
+
+
+def collect() -> Step:
+    """Have the archive's garbage collected."""
+    request = system_service_pb2.CollectRequest(parent=PARENT, request_id=_request_id())
+
+    def send(client: running.Client) -> None:
+        for operation in client.system.Collect(request).operations:
+            _succeed(client, operation)
+
+    return Step("", send, lambda _: None)
+
+
 def clone(volume_id: str, snapshot_id: str) -> Step:
     """Make a volume from a snapshot."""
     name = volume_name(volume_id)
@@ -270,7 +298,10 @@ def script(qcow2_image: bytes, qcow2_data: bytes) -> list[Step]:
         delete_volume("q"),
         clone("back", "of-q"),
         fetch("copy", "of-q"),
+        verify("of-q"),
+        scrub(),
         delete_snapshot("of-q"),
+        collect(),
         collected(),
         import_volume("v", data, data),
         snapshot("rapid", "v", rapid=True),

@@ -33,6 +33,7 @@ POINTS = (
     "archive_run.committed",
     "capture.before_commit",
     "capture.committed",
+    "collect.before_commit",
     "create_volume.before_commit",
     "create_volume.fetched",
     "delete_snapshot.before_commit",
@@ -52,8 +53,10 @@ POINTS = (
     "restore.before_publish",
     "revert.before_commit",
     "revert.committed",
+    "scrub.before_commit",
     "upload.flushed",
     "upload.whole",
+    "verify_snapshot.before_commit",
 )
 IN_THE_ARCHIVE_ALONE = (
     "archive.moves-published",

@@ -42,21 +42,24 @@ def look(
         yield from _look_at(read, archive, environment_uid)
 
 
-def _look_at(read: Reader, archive: Archive, environment_uid: str) -> Iterator[findings.Finding]:
+def lost(read: Reader, archive: Archive, environment_uid: str) -> list[str]:
+    """Return the uids of an environment's archived snapshots that the archive lacks, sorted. Raises as `look`."""
     expected = snapshots.archived_uids(read(), environment_uid)
     there = set(archive.snapshots(environment_uid))
-    lost = [uid for uid in expected - there if _is_archived(read, uid)]
-    unexplained = [uid for uid in there - expected if snapshots.by_uid(read(), uid) is None]
-    if lost or unexplained:
-        there = set(archive.snapshots(environment_uid))
-    for uid in sorted(set(lost) - there):
+    # One that was deleted meanwhile was on its way before its manifest went.
+    return sorted(uid for uid in expected - there if _is_archived(read, uid))
+
+
+def _look_at(read: Reader, archive: Archive, environment_uid: str) -> Iterator[findings.Finding]:
+    for uid in lost(read, archive, environment_uid):
         snapshot = snapshots.by_uid(read(), uid)
-        if snapshot is not None and _is_archived(read, uid):
+        if snapshot is not None:
             name = names.snapshot(snapshot.environment, snapshot.id)
             problem = f"the archive has no manifest of {name}"
             yield findings.Finding(findings.Kind.COPY_MISSING, uid, problem, (name,))
-    for uid in sorted(set(unexplained) & there):
-        if snapshots.by_uid(read(), uid) is None:
+    # The manifests come first: the row of one that has come since is there already.
+    for uid in archive.snapshots(environment_uid):
+        if snapshots.by_uid(read(), uid) is None and uid in archive.snapshots(environment_uid):
             problem = f"the archive has a snapshot {uid} of environment {environment_uid} that the catalog doesn't know"
             yield findings.Finding(findings.Kind.COPY_UNEXPLAINED, uid, problem)
 

@@ -66,7 +66,7 @@ def _tell_of_layer(catalog: db.Catalog, finding: findings.Finding, now: datetime
         for uid in damaged:
             snapshot = snapshots.by_uid(tx.connection, uid)
             assert snapshot is not None
-            snapshots.put(tx, dataclasses.replace(snapshot, health=model.HealthState.DAMAGED, updated=now))
+            snapshots.put(tx, _damaged(snapshot, now))
     return f"{len(hit)} volumes are FAILED and {len(damaged)} snapshots DAMAGED now"
 
 
@@ -76,7 +76,7 @@ def _tell_of_copy(catalog: db.Catalog, pool: pools.Pool, finding: findings.Findi
         assert snapshot is not None
         layer = points.get(tx.connection, snapshot.point).layer
         if layer is None or not pool.path(layer).exists():
-            snapshots.put(tx, dataclasses.replace(snapshot, health=model.HealthState.DAMAGED, updated=now))
+            snapshots.put(tx, _damaged(snapshot, now))
             return "its health is DAMAGED now"
         archive = dataclasses.replace(
             snapshot.archive,
@@ -89,3 +89,9 @@ def _tell_of_copy(catalog: db.Catalog, pool: pools.Pool, finding: findings.Findi
         )
         snapshots.put(tx, dataclasses.replace(snapshot, rapid=True, archive=archive, updated=now))
         return "it is still on primary storage, and is archived anew"
+
+
+def _damaged(snapshot: model.Snapshot, now: datetime.datetime) -> model.Snapshot:
+    """Return a snapshot of which nothing is known to be whole."""
+    damage = model.Damage(((0, snapshot.size_bytes),), snapshot.size_bytes)
+    return dataclasses.replace(snapshot, health=model.HealthState.DAMAGED, damage=damage, updated=now)

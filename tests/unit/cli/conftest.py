@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from snapd.cli import main
-from tests.unit.client import stub_daemon
+from tests.unit.client import stub_daemon, stub_memory
 
 
 class Ended(NamedTuple):
@@ -25,14 +25,14 @@ Snapvol = Callable[..., Ended]
 
 
 @pytest.fixture
-def memory() -> stub_daemon.Memory:
-    return stub_daemon.Memory()
+def memory() -> stub_memory.Memory:
+    return stub_memory.Memory()
 
 
 @pytest.fixture
 def snapvol(
     tmp_path: pathlib.Path,
-    memory: stub_daemon.Memory,
+    memory: stub_memory.Memory,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Snapvol]:

@@ -7,7 +7,7 @@ import pytest
 
 from snapd.cli import main
 from tests.unit.cli.conftest import Snapvol
-from tests.unit.client import stub_daemon
+from tests.unit.client import stub_memory
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ from tests.unit.client import stub_daemon
     ],
 )
 def test_an_exit_code_tells_what_kind_of_error_it_was(
-    snapvol: Snapvol, memory: stub_daemon.Memory, code: grpc.StatusCode, reason: str, expected: int
+    snapvol: Snapvol, memory: stub_memory.Memory, code: grpc.StatusCode, reason: str, expected: int
 ) -> None:
-    memory.failures["GetVolume"].append(stub_daemon.status(code, reason, "the reason in words"))
+    memory.failures["GetVolume"].append(stub_memory.status(code, reason, "the reason in words"))
     ended = snapvol("volume", "show", "root")
     assert ended.code == expected
     assert ended.out == ""
@@ -41,16 +41,16 @@ def test_a_daemon_that_is_not_there_is_said_so(snapvol: Snapvol, tmp_path: pathl
     assert ended.err.startswith(f"snapvol: no daemon answers at {tmp_path / 'nobody.sock'}\n")
 
 
-def test_a_failed_operation_is_the_error_of_the_command(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_a_failed_operation_is_the_error_of_the_command(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     snapvol("volume", "create", "root", "--size", "1M", "--no-wait")
-    failure = stub_daemon.status(grpc.StatusCode.RESOURCE_EXHAUSTED, "POOL_FULL", "no room")
+    failure = stub_memory.status(grpc.StatusCode.RESOURCE_EXHAUSTED, "POOL_FULL", "no room")
     memory.resources["environments/blue/operations/op-0"].error.CopyFrom(failure)
     ended = snapvol("operation", "wait", "op-0")
     assert ended.code == 7
     assert ended.err.startswith("snapvol: no room\n")
 
 
-def test_a_wait_with_a_limit_ends_at_it(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_a_wait_with_a_limit_ends_at_it(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     memory.turns = 1_000_000
     snapvol("volume", "create", "root", "--size", "1M", "--no-wait")
     assert snapvol("operation", "wait", "op-0", "--timeout", "0s").code == 5
@@ -59,7 +59,7 @@ def test_a_wait_with_a_limit_ends_at_it(snapvol: Snapvol, memory: stub_daemon.Me
 @pytest.mark.parametrize(("answer", "code", "left"), [("n\n", 1, 1), ("y\n", 0, 0), ("", 130, 1)])
 def test_a_delete_asks_first(
     snapvol: Snapvol,
-    memory: stub_daemon.Memory,
+    memory: stub_memory.Memory,
     monkeypatch: pytest.MonkeyPatch,
     answer: str,
     code: int,

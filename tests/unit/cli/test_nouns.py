@@ -1,12 +1,13 @@
 import pathlib
 import random
 
+import grpc
 import pytest
 
 from snapd import units
 from snapd.v1 import system_service_pb2, volume_service_pb2
 from tests.unit.cli.conftest import Snapvol
-from tests.unit.client import stub_daemon
+from tests.unit.client import stub_memory
 
 
 def test_an_environment_is_made_shown_changed_and_deleted(snapvol: Snapvol) -> None:
@@ -21,7 +22,7 @@ def test_an_environment_is_made_shown_changed_and_deleted(snapvol: Snapvol) -> N
     assert snapvol("environment", "list", "-o", "json").json == []
 
 
-def test_a_volume_is_made_with_what_was_said(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_a_volume_is_made_with_what_was_said(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     options = ("--role", "root", "--instance", "vm-7", "--label", "team=a", "--display-name", "Boot disk")
     made = snapvol("volume", "create", "root", "--size", "10MiB", *options, "--output", "json")
     assert made.code == 0
@@ -38,7 +39,7 @@ def test_a_volume_is_made_with_what_was_said(snapvol: Snapvol, memory: stub_daem
     assert len(waited) == 1
 
 
-def test_a_volume_is_made_of_what_a_host_has_archived(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_a_volume_is_made_of_what_a_host_has_archived(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     full = "hosts/host-7/environments/e1/snapshots/s1"
     for place in ("host-7/e1/s1", full):
         assert snapvol("volume", "create", "saved", "--from-archive", place).code == 0
@@ -49,7 +50,7 @@ def test_a_volume_is_made_of_what_a_host_has_archived(snapvol: Snapvol, memory: 
     assert snapvol("volume", "create", "saved").code == 2
 
 
-def test_without_waiting_the_operation_is_named(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_without_waiting_the_operation_is_named(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     made = snapvol("volume", "create", "root", "--size", "1M", "--no-wait")
     assert "environments/blue/operations/op-0 goes on" in made.err
     assert not any(type(request).__name__ == "WaitOperationRequest" for request in memory.received)
@@ -64,7 +65,7 @@ def test_a_list_is_a_table_over_all_pages(snapvol: Snapvol) -> None:
     assert len(snapvol("volume", "list", "--limit", "2", "--output", "json").json) == 2
 
 
-def test_a_snapshot_is_taken_reverted_to_and_cloned(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_a_snapshot_is_taken_reverted_to_and_cloned(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     snapvol("volume", "create", "root", "--size", "1M")
     taken = snapvol("snapshot", "create", "root", "before", "--rapid", "--retention", "0s", "-o", "json")
     assert taken.json["name"] == "environments/blue/snapshots/before"
@@ -77,7 +78,7 @@ def test_a_snapshot_is_taken_reverted_to_and_cloned(snapvol: Snapvol, memory: st
 
 
 def test_a_regular_snapshot_is_waited_for_and_a_list_of_one_volumes_is_filtered(
-    snapvol: Snapvol, memory: stub_daemon.Memory
+    snapvol: Snapvol, memory: stub_memory.Memory
 ) -> None:
     snapvol("volume", "create", "root", "--size", "1M")
     memory.turns = 2
@@ -122,7 +123,7 @@ def test_an_environment_tells_what_it_takes(snapvol: Snapvol) -> None:
     assert snapvol("environment", "usage", "none").code == 3
 
 
-def test_a_snapshot_tells_what_archiving_it_took(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_a_snapshot_tells_what_archiving_it_took(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     snapvol("volume", "create", "root", "--size", "1M")
     snapvol("snapshot", "create", "root", "kept")
     assert "amplification" not in snapvol("snapshot", "show", "kept").out
@@ -134,7 +135,7 @@ def test_a_snapshot_tells_what_archiving_it_took(snapvol: Snapvol, memory: stub_
     assert snapvol("snapshot", "show", "kept", "-o", "json").json["archive"]["deduplicated_bytes"] == str(units.MIB)
 
 
-def test_what_was_found_at_the_start_is_shown(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_what_was_found_at_the_start_is_shown(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     report = memory.recovery
     assert "being compared still" in snapvol("system", "recovery").err
     report.pool_compare_time.GetCurrentTime()
@@ -155,7 +156,23 @@ def test_what_was_found_at_the_start_is_shown(snapvol: Snapvol, memory: stub_dae
     assert snapvol("system", "recovery", "-o", "json").json["finding_count"] == "7"
 
 
-def test_the_background_work_is_paused_and_resumed(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_the_archive_is_checked_and_tidied_up(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
+    scrubbed = snapvol("archive", "scrub", "--environment", "blue")
+    assert (scrubbed.code, memory.received[0].parent) == (0, "environments/blue")
+    assert scrubbed.out.splitlines()[1].split() == ["1.0", "MiB", "3", "0"]
+    collected = snapvol("archive", "collect", "--environment", "", "-o", "json")
+    assert collected.json == [{"deleted_pack_count": "2", "freed_bytes": "1048576"}]
+    assert any(getattr(request, "parent", "") == "environments/-" for request in memory.received)
+    assert "goes on" in snapvol("archive", "scrub", "--no-wait").err
+    snapvol("volume", "create", "root", "--size", "10MiB")
+    snapvol("snapshot", "create", "root", "s")
+    assert "is whole" in snapvol("snapshot", "verify", "s").err
+    refused = stub_memory.status(grpc.StatusCode.DATA_LOSS, "SNAPSHOT_DAMAGED", "s is damaged")
+    memory.failures["VerifySnapshot"].append(refused)
+    assert snapvol("snapshot", "verify", "s").code != 0
+
+
+def test_the_background_work_is_paused_and_resumed(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     paused = snapvol("system", "pause", "archiver", "--for", "2h", "--reason", "backup of the host")
     assert paused.code == 0
     request = memory.received[-1]
@@ -175,7 +192,7 @@ def test_the_background_work_is_paused_and_resumed(snapvol: Snapvol, memory: stu
 
 
 def test_an_import_that_broke_is_continued_by_its_request_id(
-    snapvol: Snapvol, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    snapvol: Snapvol, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     image = tmp_path / "image.raw"
     image.write_bytes(random.Random(5).randbytes(3 * units.MIB))
@@ -194,7 +211,7 @@ def test_an_import_that_broke_is_continued_by_its_request_id(
     ]
 
 
-def test_a_file_comes_back_as_it_went(snapvol: Snapvol, memory: stub_daemon.Memory, tmp_path: pathlib.Path) -> None:
+def test_a_file_comes_back_as_it_went(snapvol: Snapvol, memory: stub_memory.Memory, tmp_path: pathlib.Path) -> None:
     image = tmp_path / "image.raw"
     image.write_bytes(b"boot" * 1024 + bytes(units.MIB))
     assert snapvol("volume", "import", str(image), "root", "--format", "raw").code == 0
@@ -211,7 +228,7 @@ def test_a_file_comes_back_as_it_went(snapvol: Snapvol, memory: stub_daemon.Memo
     assert (tmp_path / "out.raw").read_bytes().startswith(b"data")
 
 
-def test_a_check_shows_every_file_and_fails_on_damage(snapvol: Snapvol, memory: stub_daemon.Memory) -> None:
+def test_a_check_shows_every_file_and_fails_on_damage(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     snapvol("volume", "create", "root", "--size", "1M")
     answer = volume_service_pb2.CheckVolumeResponse
     memory.verdicts = [answer.VERDICT_CLEAN, answer.VERDICT_LEAKING]

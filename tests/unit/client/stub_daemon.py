@@ -1,13 +1,11 @@
 """A small real gRPC server on a unix socket that keeps a few resources in memory, for tests of the client and snapvol.
 
 It answers as the protos say, without a pool, an archive or a catalog behind it. A test can look at what arrived, have
-the next call of a method fail, and cut streams in the middle.
+the next call of a method stub_memory.fail, and cut streams in the middle.
 """
 
-import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +13,9 @@ from typing import Any
 import google_crc32c
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
-from google.protobuf import empty_pb2, message
-from google.rpc import error_details_pb2, status_pb2
+from google.protobuf import empty_pb2
 
+from snapd import units
 from snapd.v1 import (
     environment_service_pb2,
     environment_service_pb2_grpc,
@@ -30,94 +28,11 @@ from snapd.v1 import (
     volume_service_pb2,
     volume_service_pb2_grpc,
 )
-
-PAGE = 2
-"""Resources on a page, so that three of them take two."""
-
-
-def status(code: grpc.StatusCode, reason: str, text: str = "refused", **metadata: str) -> status_pb2.Status:
-    """Return a status as the daemon sends it."""
-    found = status_pb2.Status(code=code.value[0], message=text)
-    if reason:
-        info = error_details_pb2.ErrorInfo(reason=reason, domain="snapd-storage", metadata=metadata)
-        found.details.add().Pack(info)
-    return found
-
-
-@dataclasses.dataclass
-class Memory:
-    """What the daemon holds, and how it is to misbehave."""
-
-    resources: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Environments, volumes, snapshots and operations by name."""
-    contents: dict[str, bytearray] = dataclasses.field(default_factory=dict)
-    """Bytes of volumes and snapshots by name."""
-    received: list[Any] = dataclasses.field(default_factory=list)
-    """Every request of a unary call, and the first of every stream, in order."""
-    failures: dict[str, collections.deque[status_pb2.Status]] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(collections.deque)
-    )
-    """What the next calls of a method end with instead of an answer."""
-    cuts: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
-    """Offsets at which the next streams break."""
-    refused_at: int | None = None
-    """Offset from which on the pool is full."""
-    corrupt: bool = False
-    """Whether downloads carry wrong checksums."""
-    verdicts: list[Any] = dataclasses.field(default_factory=list)
-    """What a check finds, file by file."""
-    paused: dict[Any, Any] = dataclasses.field(default_factory=dict)
-    """What holds a worker, by its number."""
-    recovery: Any = dataclasses.field(default_factory=system_service_pb2.GetRecoveryReportResponse)
-    """What it found at its start."""
-    turns: int = 0
-    """How often an operation is asked for before it is done."""
-
-    def begin(self, method: str, request: message.Message, context: grpc.ServicerContext) -> None:
-        """Note a request, and end the call if that is what is wanted."""
-        self.received.append(request)
-        if self.failures[method]:
-            fail(context, self.failures[method].popleft())
-
-    def find(self, name: str, context: grpc.ServicerContext) -> Any:
-        """Return a resource, or end the call."""
-        if name not in self.resources:
-            text = f"Resource {name} does not exist"
-            fail(context, status(grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND", text, name=name))
-        return self.resources[name]
-
-    def page(self, request: Any, collection: str) -> tuple[list[Any], str]:
-        """Return a page of a parent's resources and the token of the next."""
-        prefix = f"{getattr(request, 'parent', '')}/{collection}/".lstrip("/")
-        names = sorted(
-            name for name in self.resources if name.startswith(prefix) and name.count("/") == prefix.count("/")
-        )
-        start = int(request.page_token or 0)
-        token = str(start + PAGE) if start + PAGE < len(names) else ""
-        return [self.resources[name] for name in names[start : start + PAGE]], token
-
-    def operation(self, method: str, target: str, response: message.Message | None = None) -> str:
-        """Make an operation that is done after `turns` looks, and return its name."""
-        environment = "/".join(target.split("/")[:2])
-        count = sum("/operations/" in name for name in self.resources)
-        operation = operations_pb2.Operation(name=f"{environment}/operations/op-{count}")
-        operation.metadata.Pack(operation_pb2.OperationMetadata(method=method, target=target, bytes_total=self.turns))
-        if response is not None:
-            operation.response.Pack(response)
-        self.resources[operation.name] = operation
-        return str(operation.name)
-
-
-def fail(context: grpc.ServicerContext, found: status_pb2.Status) -> None:
-    """End a call with a status and its details."""
-    code = next(code for code in grpc.StatusCode if code.value[0] == found.code)
-    if found.details:
-        context.set_trailing_metadata((("grpc-status-details-bin", found.SerializeToString()),))
-    context.abort(code, found.message)
+from tests.unit.client import stub_memory
 
 
 class _Environments(environment_service_pb2_grpc.EnvironmentServiceServicer):
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: stub_memory.Memory) -> None:
         self._memory = memory
 
     def CreateEnvironment(self, request: Any, context: Any) -> Any:
@@ -163,7 +78,7 @@ class _Environments(environment_service_pb2_grpc.EnvironmentServiceServicer):
 
 
 class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: stub_memory.Memory) -> None:
         self._memory = memory
 
     def _make(self, parent: str, volume_id: str, template: Any, size_bytes: int, state: Any) -> Any:
@@ -224,14 +139,16 @@ class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
             self._memory.contents[name] = bytearray()
         volume, content = self._memory.resources[name], self._memory.contents[name]
         if start.resume_offset != len(content):
-            found = status(grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_OFFSET", durable_offset=str(len(content)))
-            fail(context, found)
+            found = stub_memory.status(
+                grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_OFFSET", durable_offset=str(len(content))
+            )
+            stub_memory.fail(context, found)
         yield volume_service_pb2.ImportVolumeResponse(durable_offset=len(content), volume=volume)
         for request in request_iterator:
             self._store(request, content, context, growing=True)
             yield volume_service_pb2.ImportVolumeResponse(durable_offset=len(content))
         if len(content) != start.size_bytes:
-            fail(context, status(grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"))
+            stub_memory.fail(context, stub_memory.status(grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_INCOMPLETE"))
         volume.state = ready
         operation = self._memory.operation("snapd.v1.VolumeService/ImportVolume", name, volume)
         yield volume_service_pb2.ImportVolumeResponse(durable_offset=len(content), volume=volume, operation=operation)
@@ -249,12 +166,12 @@ class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
         piece = request.data if request.HasField("data") else request.hole
         data = request.data.data if request.HasField("data") else bytes(request.hole.length)
         if request.HasField("data") and google_crc32c.value(data) != request.data.crc32c:
-            fail(context, status(grpc.StatusCode.INVALID_ARGUMENT, "CHECKSUM_MISMATCH"))
+            stub_memory.fail(context, stub_memory.status(grpc.StatusCode.INVALID_ARGUMENT, "CHECKSUM_MISMATCH"))
         if self._memory.cuts and self._memory.cuts[0] < piece.offset + len(data):
             self._memory.cuts.popleft()
             context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
         if self._memory.refused_at is not None and self._memory.refused_at <= piece.offset:
-            fail(context, status(grpc.StatusCode.RESOURCE_EXHAUSTED, "POOL_FULL"))
+            stub_memory.fail(context, stub_memory.status(grpc.StatusCode.RESOURCE_EXHAUSTED, "POOL_FULL"))
         assert not growing or piece.offset == len(content)
         content[piece.offset : piece.offset + len(data)] = data
         return int(piece.offset) + len(data)
@@ -299,7 +216,7 @@ class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
 
 
 class _Snapshots(snapshot_service_pb2_grpc.SnapshotServiceServicer):
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: stub_memory.Memory) -> None:
         self._memory = memory
 
     def CreateSnapshot(self, request: Any, context: Any) -> Any:
@@ -345,9 +262,15 @@ class _Snapshots(snapshot_service_pb2_grpc.SnapshotServiceServicer):
         operation = self._memory.operation("snapd.v1.SnapshotService/ArchiveSnapshot", snapshot.name, snapshot)
         return snapshot_service_pb2.ArchiveSnapshotResponse(snapshot=snapshot, operation=operation)
 
+    def VerifySnapshot(self, request: Any, context: Any) -> Any:
+        self._memory.begin("VerifySnapshot", request, context)
+        snapshot = self._memory.find(request.name, context)
+        operation = self._memory.operation("snapd.v1.SnapshotService/VerifySnapshot", snapshot.name, snapshot)
+        return snapshot_service_pb2.VerifySnapshotResponse(snapshot=snapshot, operation=operation)
+
 
 class _System(system_service_pb2_grpc.SystemServiceServicer):
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: stub_memory.Memory) -> None:
         self._memory = memory
 
     def GetServerInfo(self, request: Any, context: Any) -> Any:
@@ -361,6 +284,18 @@ class _System(system_service_pb2_grpc.SystemServiceServicer):
             self._memory.paused.get(worker, system_service_pb2.WorkState(worker=worker, running_count=1))
             for worker in system_service_pb2.Worker.values()[1:]
         ]
+
+    def Scrub(self, request: Any, context: Any) -> Any:
+        self._memory.begin("Scrub", request, context)
+        result = system_service_pb2.ScrubResult(pack_count=3, checked_bytes=units.MIB)
+        operation = self._memory.operation("snapd.v1.SystemService/Scrub", "environments/blue", result)
+        return system_service_pb2.ScrubResponse(operations=[operation])
+
+    def Collect(self, request: Any, context: Any) -> Any:
+        self._memory.begin("Collect", request, context)
+        result = system_service_pb2.CollectResult(deleted_pack_count=2, freed_bytes=units.MIB)
+        operation = self._memory.operation("snapd.v1.SystemService/Collect", "environments/blue", result)
+        return system_service_pb2.CollectResponse(operations=[operation])
 
     def GetRecoveryReport(self, request: Any, context: Any) -> Any:
         self._memory.begin("GetRecoveryReport", request, context)
@@ -387,7 +322,7 @@ class _System(system_service_pb2_grpc.SystemServiceServicer):
 
 
 class _Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc] # published without types
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: stub_memory.Memory) -> None:
         self._memory = memory
 
     def GetOperation(self, request: Any, context: Any) -> Any:
@@ -414,13 +349,13 @@ class _Operations(operations_pb2_grpc.OperationsServicer):  # type: ignore[misc]
     def CancelOperation(self, request: Any, context: Any) -> Any:
         self._memory.begin("CancelOperation", request, context)
         operation = self._memory.find(request.name, context)
-        operation.error.CopyFrom(status(grpc.StatusCode.CANCELLED, "OPERATION_CANCELLED"))
+        operation.error.CopyFrom(stub_memory.status(grpc.StatusCode.CANCELLED, "OPERATION_CANCELLED"))
         operation.done = True
         return empty_pb2.Empty()
 
 
 @contextlib.contextmanager
-def served(path: pathlib.Path, memory: Memory) -> Iterator[None]:
+def served(path: pathlib.Path, memory: stub_memory.Memory) -> Iterator[None]:
     """Serve memory at a socket's path for the length of a block."""
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
     environment_service_pb2_grpc.add_EnvironmentServiceServicer_to_server(_Environments(memory), server)

@@ -9,7 +9,7 @@ from snapd import client
 from snapd.client import connection as connections
 from snapd.client import errors, pages
 from snapd.v1 import environment_service_pb2 as api
-from tests.unit.client import stub_daemon
+from tests.unit.client import stub_memory
 
 
 def create(connection: client.Client, environment_id: str, request_id: str = "") -> None:
@@ -18,31 +18,31 @@ def create(connection: client.Client, environment_id: str, request_id: str = "")
     )
 
 
-def test_a_mutation_gets_a_request_id_of_its_own(connection: client.Client, memory: stub_daemon.Memory) -> None:
+def test_a_mutation_gets_a_request_id_of_its_own(connection: client.Client, memory: stub_memory.Memory) -> None:
     create(connection, "blue")
     create(connection, "green")
     sent = [uuid.UUID(request.request_id) for request in memory.received]
     assert len(set(sent)) == 2
 
 
-def test_a_given_request_id_is_kept(connection: client.Client, memory: stub_daemon.Memory) -> None:
+def test_a_given_request_id_is_kept(connection: client.Client, memory: stub_memory.Memory) -> None:
     request_id = connections.new_request_id()
     create(connection, "blue", request_id)
     assert memory.received == [api.CreateEnvironmentRequest(environment_id="blue", request_id=request_id)]
 
 
 def test_an_unavailable_daemon_is_asked_again_with_the_same_request_id(
-    connection: client.Client, memory: stub_daemon.Memory
+    connection: client.Client, memory: stub_memory.Memory
 ) -> None:
     for _ in range(2):
-        memory.failures["CreateEnvironment"].append(stub_daemon.status(grpc.StatusCode.UNAVAILABLE, "DRAINING"))
+        memory.failures["CreateEnvironment"].append(stub_memory.status(grpc.StatusCode.UNAVAILABLE, "DRAINING"))
     create(connection, "blue")
     assert len(memory.received) == 3
     assert memory.received[0] == memory.received[2]
 
 
-def test_a_refusal_is_not_asked_again(connection: client.Client, memory: stub_daemon.Memory) -> None:
-    refusal = stub_daemon.status(grpc.StatusCode.ABORTED, "ETAG_MISMATCH", "changed", name="environments/blue")
+def test_a_refusal_is_not_asked_again(connection: client.Client, memory: stub_memory.Memory) -> None:
+    refusal = stub_memory.status(grpc.StatusCode.ABORTED, "ETAG_MISMATCH", "changed", name="environments/blue")
     memory.failures["CreateEnvironment"].append(refusal)
     with pytest.raises(client.ApiError) as caught:
         create(connection, "blue")
@@ -71,7 +71,7 @@ def test_a_list_goes_over_all_its_pages(connection: client.Client) -> None:
 
 
 def test_details_beside_the_reason_are_read() -> None:
-    status = stub_daemon.status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    status = stub_memory.status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     bad = error_details_pb2.BadRequest()
     bad.field_violations.add(field="volume.size_bytes", description="not a multiple of 512")
     status.details.add().Pack(bad)

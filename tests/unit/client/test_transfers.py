@@ -8,7 +8,7 @@ import pytest
 from snapd import client, units
 from snapd.client import download, image, upload
 from snapd.v1 import transfer_pb2, volume_service_pb2
-from tests.unit.client import stub_daemon
+from tests.unit.client import stub_memory
 
 SIZE = 5 * units.MIB + 512
 VOLUME = "environments/blue/volumes/root"
@@ -31,7 +31,7 @@ def start() -> volume_service_pb2.ImportVolumeRequest.Start:
     )
 
 
-def a_snapshot(memory: stub_daemon.Memory, name: str = SNAPSHOT) -> bytes:
+def a_snapshot(memory: stub_memory.Memory, name: str = SNAPSHOT) -> bytes:
     content = random.Random(3).randbytes(units.MIB) + bytes(2 * units.MIB) + random.Random(4).randbytes(units.MIB)
     memory.resources[name] = volume_service_pb2.Volume(name=name, uid="7e0c")
     memory.contents[name] = bytearray(content)
@@ -65,7 +65,7 @@ def test_a_file_that_ends_too_early_is_an_error(tmp_path: pathlib.Path) -> None:
     os.close(fd)
 
 
-def test_an_import_arrives_whole(connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path) -> None:
+def test_an_import_arrives_whole(connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path) -> None:
     content = sparse_file(tmp_path / "image")
     seen: list[tuple[int, int]] = []
     answer = upload.import_volume(
@@ -79,7 +79,7 @@ def test_an_import_arrives_whole(connection: client.Client, memory: stub_daemon.
 
 
 def test_a_cut_import_resumes_from_what_is_durable(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     content = sparse_file(tmp_path / "image")
     memory.cuts.extend((units.MIB // 2, units.MIB + 1024, SIZE - 512))
@@ -92,7 +92,7 @@ def test_a_cut_import_resumes_from_what_is_durable(
 
 
 def test_an_import_goes_on_where_the_daemon_says(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     content = sparse_file(tmp_path / "image")
     memory.resources[VOLUME] = volume_service_pb2.Volume(name=VOLUME)
@@ -102,10 +102,10 @@ def test_an_import_goes_on_where_the_daemon_says(
 
 
 def test_a_refused_import_is_not_tried_again(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     sparse_file(tmp_path / "image")
-    memory.failures["ImportVolume"].append(stub_daemon.status(grpc.StatusCode.INVALID_ARGUMENT, "IMAGE_REFUSED"))
+    memory.failures["ImportVolume"].append(stub_memory.status(grpc.StatusCode.INVALID_ARGUMENT, "IMAGE_REFUSED"))
     with pytest.raises(client.ApiError) as caught:
         upload.import_volume(connection, tmp_path / "image", start())
     assert caught.value.reason == "IMAGE_REFUSED"
@@ -113,7 +113,7 @@ def test_a_refused_import_is_not_tried_again(
 
 
 def test_a_write_replaces_the_beginning_of_a_volume(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     content = sparse_file(tmp_path / "image")
     memory.resources[VOLUME] = volume_service_pb2.Volume(name=VOLUME)
@@ -124,7 +124,7 @@ def test_a_write_replaces_the_beginning_of_a_volume(
 
 
 def test_an_export_is_sparse_and_whole(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     content = a_snapshot(memory)
     found = download.export_volume(connection, SNAPSHOT, tmp_path / "disk.raw")
@@ -134,7 +134,7 @@ def test_an_export_is_sparse_and_whole(
 
 
 def test_a_cut_export_of_a_snapshot_resumes(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     content = a_snapshot(memory)
     memory.cuts.extend((units.MIB, 3 * units.MIB))
@@ -145,7 +145,7 @@ def test_a_cut_export_of_a_snapshot_resumes(
 
 
 def test_a_cut_export_of_a_volume_begins_anew(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     content = a_snapshot(memory, VOLUME)
     memory.cuts.append(units.MIB)
@@ -155,7 +155,7 @@ def test_a_cut_export_of_a_volume_begins_anew(
 
 
 def test_wrong_bytes_never_become_a_file(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     a_snapshot(memory)
     memory.corrupt = True
@@ -165,7 +165,7 @@ def test_wrong_bytes_never_become_a_file(
 
 
 def test_an_export_does_not_replace_a_file_unasked(
-    connection: client.Client, memory: stub_daemon.Memory, tmp_path: pathlib.Path
+    connection: client.Client, memory: stub_memory.Memory, tmp_path: pathlib.Path
 ) -> None:
     content = a_snapshot(memory)
     (tmp_path / "disk.raw").write_bytes(b"precious")

@@ -83,6 +83,35 @@ def test_an_archive_that_is_away_is_compared_when_it_is_back(world: worlds.World
     assert world.service.comparison.compared().archive_problem is None
 
 
+def test_a_lost_manifest_is_told_and_keeps_its_packs_from_being_collected(world: worlds.World) -> None:
+    world.volume("v")
+    world.write("v", 0, DATA)
+    uid = world.archived("s", "v").uid
+    world.write("v", 0, DATA[::-1])
+    world.archived("t", "v")
+    world.stop()
+    (manifest,) = (path for path in world.settings.archive_path.rglob("*") if uid in path.name)
+    content = manifest.read_bytes()
+    manifest.unlink()
+    world.start()
+    assert _found(world) == [(findings.Kind.COPY_MISSING, uid, ("environments/e/snapshots/s",))]
+    world.until(lambda: world.get_snapshot("s").health is model.HealthState.DAMAGED)
+    world.delete_snapshot("t")
+    (begun,) = world.service.upkeep.of_environments(worlds.request("Collect"), "e")
+    error = world.ended(begun).error
+    assert error is not None
+    assert (error.reason, uid in error.message) == (errors.Corrupt.reason, True)
+    # The last manifest of an environment takes its folder along.
+    manifest.parent.mkdir(exist_ok=True)
+    manifest.write_bytes(content)
+    (begun,) = world.service.upkeep.of_environments(worlds.request("Collect"), "e")
+    world.succeed(begun)
+    (checked,) = world.service.upkeep.of_environments(worlds.request("Scrub"), "e")
+    world.succeed(checked)
+    assert world.get_snapshot("s").health is model.HealthState.OK
+    assert world.snapshot_bytes("s").startswith(DATA)
+
+
 @pytest.mark.parametrize("good", [True, False])
 def test_a_change_that_was_half_done_is_told_with_its_end(world: worlds.World, good: bool) -> None:
     world.volume("v")

@@ -51,6 +51,11 @@ def _clone(service: Service) -> object:
     return service.volumes.create(worlds.request("CreateVolume"), "e", "clone", spec)
 
 
+def _verify(service: Service) -> None:
+    with contextlib.suppress(errors.SnapshotNotArchived):
+        service.upkeep.verify(worlds.request("VerifySnapshot"), "e", "s", "")
+
+
 VOLUME_CALLS: Mapping[str, Call] = {
     "UpdateVolume": _update_volume,
     "RevertVolume": _revert,
@@ -65,6 +70,7 @@ SNAPSHOT_CALLS: Mapping[str, Call] = {
     "UpdateSnapshot": _update_snapshot,
     "DeleteSnapshot": lambda service: service.snapshots.delete(worlds.request("DeleteSnapshot"), "e", "s", "", False),
     "ArchiveSnapshot": lambda service: service.snapshots.archive(worlds.request("ArchiveSnapshot"), "e", "s", ""),
+    "VerifySnapshot": _verify,
     "RevertVolume": _revert,
     "CreateVolume": _clone,
     "ExportVolume": lambda service: worlds.contents(service.transfers.export_snapshot("e", "s")),
