@@ -168,4 +168,7 @@ class Blobs:
                 continue
             except errors.Corrupt:
                 known, rows = index.Pack(pack_id, stored[pack_id], index.State.DAMAGED), ()
-            self.index.add(self.domain, known, (row.name for row in rows))
+            with self.pins.lock:
+                # A collection that runs beside this may have forgotten it since the listing.
+                if not self.pins.is_condemned(pack_id):
+                    self.index.add(self.domain, known, (row.name for row in rows))

@@ -142,6 +142,7 @@ def forget(environment_blobs: blobs.Blobs, pack_id: bytes, sources: Iterable[byt
         if any(environment_blobs.pins.is_pinned(relied) for relied in (pack_id, *sources)):
             return False
         environment_blobs.index.forget(pack_id)
+        environment_blobs.pins.condemn(pack_id)
         return True
 
 

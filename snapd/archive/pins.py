@@ -2,7 +2,8 @@
 
 A pin counts from the moment it is set until it is given back, and, if a collection is running then, until that
 collection has ended: it may have listed the manifests before the one was published that now refers to the pack. Whoever
-finds a pack and pins it does both under `lock`; whoever collects asks `is_pinned` and forgets the pack under it.
+finds a pack and pins it does both under `lock`; whoever collects asks `is_pinned`, forgets the pack and condemns it
+under it; and whoever has listed what the store holds adds nothing to what can be found that is condemned by then.
 """
 
 import collections
@@ -19,6 +20,7 @@ class Pins:
         self._counts: collections.Counter[bytes] = collections.Counter()
         self._collections = 0
         self._given_back: list[bytes] = []
+        self._condemned: set[bytes] = set()
 
     def pin(self, pack_ids: Iterable[bytes]) -> None:
         """Rely on packs. Each call counts."""
@@ -38,6 +40,16 @@ class Pins:
         with self.lock:
             return pack_id in self._counts
 
+    def condemn(self, pack_id: bytes) -> None:
+        """Have nobody find a pack any more, as long as the running collection goes on."""
+        with self.lock:
+            self._condemned.add(pack_id)
+
+    def is_condemned(self, pack_id: bytes) -> bool:
+        """True for a pack that a running collection is about to delete."""
+        with self.lock:
+            return pack_id in self._condemned
+
     def pinned(self) -> set[bytes]:
         """Return the packs of which is_pinned is true now."""
         with self.lock:
@@ -56,6 +68,7 @@ class Pins:
                 if not self._collections:
                     self._drop(self._given_back)
                     self._given_back = []
+                    self._condemned.clear()
 
     def _drop(self, pack_ids: Iterable[bytes]) -> None:
         for pack_id in pack_ids:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import signal
+import sys
 import tempfile
 import threading
 from typing import Final
@@ -75,7 +76,11 @@ def _cut(kind: str, plans: list[str], steps: list[script.Step]) -> int:
     with tempfile.TemporaryDirectory(prefix="snapd-") as folder:
         daemon = PoweredDaemon(pathlib.Path(folder), kind)
         with contextlib.closing(daemon):
-            struck = trial.Trial(daemon, plans).go_through(steps)
+            try:
+                struck = trial.Trial(daemon, plans).go_through(steps)
+            except BaseException:
+                sys.stderr.write(daemon.log.read_text())
+                raise
         assert struck == (daemon.cuts > 0)
         return daemon.cuts
 

@@ -5,7 +5,7 @@ import pathlib
 import random
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent import futures
 
 import pytest
@@ -339,3 +339,52 @@ def test_recordings_and_collections_in_threads_leave_every_snapshot_whole(archiv
     assert failures == []
     assert archive_on_disk.repository.snapshots(ENVIRONMENT) == ["snap-0-11", "snap-1-11"]
     archive_on_disk.check()
+
+
+class _Interrupting(memory.MemoryBackend):
+    """Has something happen before the first read of a pack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interruption: Callable[[], None] | None = None
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        data = super().get_range(key, offset, length)
+        if "/packs/" in key and self.interruption is not None:
+            interruption, self.interruption = self.interruption, None
+            interruption()
+        return data
+
+
+def test_a_pack_that_is_found_while_it_is_being_collected_is_no_hit(tmp_path: pathlib.Path) -> None:
+    store = _Interrupting()
+    archive = archives.Archive.open(store, tmp_path / "index.sqlite3")
+    archive.record("before", {0: content(0)})
+    archive.repository.delete_snapshot(ENVIRONMENT, "before")
+    # What was noted of the pack is lost, as in a power cut, so that it is found by a listing and read.
+    archive.lose_index()
+    forgotten, go_on = threading.Event(), threading.Event()
+
+    def hold(operation: fsops.Operation) -> None:
+        if operation.target == "archive.collect-forgotten":
+            forgotten.set()
+            assert go_on.wait(60)
+
+    with futures.ThreadPoolExecutor(1) as executor:
+        collecting: list[futures.Future[collection.Collected]] = []
+
+        def begin_to_collect() -> None:
+            collecting.append(executor.submit(archive.repository.upkeep.collect, ENVIRONMENT))
+            assert forgotten.wait(60)
+
+        store.interruption = begin_to_collect
+        fsops.observe(hold)
+        try:
+            archive.record("after", {0: content(0)})
+        finally:
+            go_on.set()
+            fsops.observe(None)
+        assert collecting[0].result().packs_deleted == 1
+    assert archive.contents("after").startswith(content(0))
+    archive.check()
+    archive.repository.close()
