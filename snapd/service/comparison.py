@@ -1,6 +1,7 @@
-"""The comparison of catalog, pool and archive after a start: a thread that looks once, tells, and changes nothing.
+"""The comparison of catalog, pool and archive after a start: a thread that looks once and tells.
 
-It begins when the daemon serves. Of an archive that is away it takes note, and tries again until it has seen it.
+It changes nothing but the permissions of frozen layers. It begins when the daemon serves. Of an archive that is away it
+takes note, and tries again until it has seen it.
 """
 
 import dataclasses
@@ -8,6 +9,7 @@ import datetime
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 from snapd import errors, model
 from snapd.catalog import snapshots
@@ -81,8 +83,21 @@ class Comparison:
         read = core.catalog.reader
         self._tell(rows.look(read()))
         self._tell(files.strays(read, core.pool))
-        self._tell(files.missing(read, core.pool, self._check))
+        self._tell(finding for finding in files.missing(read, core.pool, self._check) if not self._mended(finding))
         self._compared = dataclasses.replace(self._compared, pool=core.now())
+
+    def _mended(self, finding: findings.Finding) -> bool:
+        """Take the permission to write from a frozen layer again, which a power cut may have given back; else False."""
+        if finding.kind is not findings.Kind.LAYER_WRITABLE:
+            return False
+        with self._core.pins.alone([finding.subject]) as alone:
+            # Else somebody is reading it, or folds it and takes the permission when that is done.
+            if alone:
+                with suppress(errors.StorageFailed):
+                    # It may have gone since.
+                    self._core.pool.freeze(finding.subject)
+                _log.info("%s: made read-only again", finding.problem, extra={"subject": finding.subject})
+        return alone
 
     def _compare_archive(self) -> bool:
         """Compare, and say whether it could be done."""

@@ -64,6 +64,18 @@ def test_a_lost_layer_is_told_with_what_stands_on_it(world: worlds.World) -> Non
     path.with_name("elsewhere").rename(path)
 
 
+def test_a_frozen_layer_that_a_power_cut_left_writable_is_made_read_only_again(world: worlds.World) -> None:
+    world.volume("v")
+    world.snapshot("r", "v", rapid=True)
+    (row,) = world.rows("SELECT layer FROM points")
+    world.stop()
+    path = world.layer_path(row["layer"])
+    path.chmod(0o640)
+    world.start()
+    assert _found(world) == []
+    assert path.stat().st_mode & 0o777 == 0o440
+
+
 def test_an_archive_that_is_away_is_compared_when_it_is_back(world: worlds.World) -> None:
     world.volume("v")
     world.archived("s", "v")
