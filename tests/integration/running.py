@@ -68,11 +68,15 @@ class Daemon:
         assert self._process is not None, "the daemon was not started"
         return self._process
 
+    def command(self) -> list[str]:
+        """Return the command line that starts the daemon next."""
+        return [sys.executable, "-m", "snapd", "serve", *self._arguments]
+
     def launch(self, **environment: str) -> None:
         """Start the process, without waiting for anything."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "snapd", "serve", *self._arguments],
+                self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
