@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 STUBS := snapd/v1/volume_service_pb2.py
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help setup demo test torture fuzz check format run bench docs protos clean
+.PHONY: help setup demo test torture soak fuzz check format run bench docs protos clean
 
 help: ## say what there is
 	@echo "make …"
@@ -33,6 +33,9 @@ test: setup ## run the tests
 
 torture: setup ## run the tests that take long: kills at every point, thousands of random changes
 	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m torture
+
+soak: setup ## torment a daemon for an hour, and check all that it promised; MINUTES=10 SEED=1 RECORD=file.json
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record $(RECORD))
 
 fuzz: setup ## throw damaged images at the qcow2 engine for five minutes; SECONDS=3600 for an hour
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --group fuzz

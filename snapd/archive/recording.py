@@ -202,7 +202,11 @@ class Recording:
         elsewhere = {
             pack_id: self._blobs.moves.targets(pack_id) or (pack_id,) for pack_id in references.keys() - sizes.keys()
         }
-        stored = self._stored_sizes(list({place for places in elsewhere.values() for place in places}))
+        # Those that were sealed now, too: they were read back, but maybe from what lies where the store isn't mounted.
+        stored = self._stored_sizes([*sizes, *{place for places in elsewhere.values() for place in places}])
+        if any(stored.get(pack_id) != size_bytes for pack_id, size_bytes in sizes.items()):
+            self._blobs.check_reachable()
+            raise errors.ArchiveUnreachable(problem="packs that have just been stored are gone")
         damaged = self._blobs.index.damaged(self._blobs.domain)
         for pack_id, places in elsewhere.items():
             for place in places:

@@ -301,6 +301,31 @@ def test_a_call_that_fails_becomes_a_typed_error_and_leaves_nothing_half_done(
     assert list(folder.rglob("*.tmp")) == []
 
 
+def test_a_folder_that_goes_away_is_not_made_anew_and_is_used_when_it_is_back(folder: pathlib.Path) -> None:
+    store = directory.DirectoryBackend(folder)
+    store.put("a/b", [b"here"])
+    begun = store.upload("a/begun")
+    begun.append([b"data"])
+    away = folder.with_name("away")
+    folder.rename(away)
+    for key in ("a/c", "x/y/z"):
+        with pytest.raises(errors.ArchiveUnreachable):
+            store.upload(key)
+    with pytest.raises(errors.ArchiveUnreachable):
+        begun.finish()
+    begun.discard()
+    assert not folder.exists()
+    # What comes in its place is another store, in which folders have to be made.
+    folder.mkdir()
+    store.put("a/d", [b"elsewhere"])
+    assert store.get("a/d") == b"elsewhere"
+    folder.rename(folder.with_name("other"))
+    away.rename(folder)
+    assert store.get("a/b") == b"here"
+    store.put("x/y/z", [b"again"])
+    assert store.get("x/y/z") == b"again"
+
+
 def test_links_are_not_followed(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     store = directory.DirectoryBackend(folder)
     secret = tmp_path / "secret"

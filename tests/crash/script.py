@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import google_crc32c
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 
 from snapd import clock, units
 from snapd.v1 import archive_service_pb2, environment_service_pb2, system_service_pb2, transfer_pb2
@@ -30,14 +31,24 @@ def noise(length: int) -> bytes:
     return _SOURCE.randbytes(length)
 
 
-def volume_name(volume_id: str) -> str:
+def volume_name(volume_id: str, parent: str = PARENT) -> str:
     """Return a volume's resource name."""
-    return f"{PARENT}/volumes/{volume_id}"
+    return f"{parent}/volumes/{volume_id}"
 
 
-def snapshot_name(snapshot_id: str) -> str:
+def snapshot_name(snapshot_id: str, parent: str = PARENT) -> str:
     """Return a snapshot's resource name."""
-    return f"{PARENT}/snapshots/{snapshot_id}"
+    return f"{parent}/snapshots/{snapshot_id}"
+
+
+class Failed(AssertionError):
+    """An operation ended with an error."""
+
+    def __init__(self, error: status_pb2.Status) -> None:
+        super().__init__(error.message)
+        info = error_details_pb2.ErrorInfo()
+        found = any(detail.Unpack(info) for detail in error.details if detail.Is(info.DESCRIPTOR))
+        self.reason = info.reason if found else ""
 
 
 @dataclasses.dataclass
@@ -69,24 +80,27 @@ def until(condition: Callable[[], bool]) -> None:
         _never.wait(_LOOK_AGAIN_S)
 
 
-def _succeed(client: running.Client, operation: str) -> None:
+def succeed(client: running.Client, operation: str) -> None:
+    """Wait for the good end of an operation, if there is one. Raises Failed."""
     if operation:
         ended = client.done(operation)
-        assert not ended.HasField("error"), ended.error.message
+        if ended.HasField("error"):
+            raise Failed(ended.error)
 
 
-def get_snapshot(client: running.Client, snapshot_id: str) -> snapshots.Snapshot:
+def get_snapshot(client: running.Client, snapshot_id: str, parent: str = PARENT) -> snapshots.Snapshot:
     """Return a snapshot."""
-    return client.snapshots.GetSnapshot(snapshots.GetSnapshotRequest(name=snapshot_name(snapshot_id))).snapshot
+    return client.snapshots.GetSnapshot(snapshots.GetSnapshotRequest(name=snapshot_name(snapshot_id, parent))).snapshot
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def environment() -> Step:
+def environment(parent: str = PARENT) -> Step:
     """Make the environment."""
-    request = environment_service_pb2.CreateEnvironmentRequest(environment_id="a", request_id=_request_id())
-    return Step(PARENT, lambda client: client.environments.CreateEnvironment(request) and None, lambda _: None)
+    environment_id = parent.partition("/")[2]
+    request = environment_service_pb2.CreateEnvironmentRequest(environment_id=environment_id, request_id=_request_id())
+    return Step(parent, lambda client: client.environments.CreateEnvironment(request) and None, lambda _: None)
 
 
 def import_volume(
@@ -97,13 +111,14 @@ def import_volume(
     *,
     request_id: str = "",
     cut_at: int | None = None,
+    parent: str = PARENT,
 ) -> Step:
     """Upload an image that holds `data`, or less of it. After a cut it is sent again from the start."""
-    name, request_id = volume_name(volume_id), request_id or _request_id()
+    name, request_id = volume_name(volume_id, parent), request_id or _request_id()
 
     def messages() -> Iterator[volumes.ImportVolumeRequest]:
         start = volumes.ImportVolumeRequest.Start(
-            parent=PARENT, volume_id=volume_id, format=image_format, size_bytes=len(image), request_id=request_id
+            parent=parent, volume_id=volume_id, format=image_format, size_bytes=len(image), request_id=request_id
         )
         yield volumes.ImportVolumeRequest(start=start)
         for offset in range(0, len(image) if cut_at is None else cut_at, units.MIB):
@@ -127,9 +142,9 @@ def _chunk(offset: int, data: bytes) -> transfer_pb2.DataChunk:
     return transfer_pb2.DataChunk(offset=offset, data=data, crc32c=google_crc32c.value(data))
 
 
-def write(volume_id: str, offset: int, data: bytes) -> Step:
+def write(volume_id: str, offset: int, data: bytes, parent: str = PARENT) -> Step:
     """Write into a volume."""
-    name = volume_name(volume_id)
+    name = volume_name(volume_id, parent)
 
     def messages() -> Iterator[volumes.WriteBlocksRequest]:
         yield volumes.WriteBlocksRequest(start=volumes.WriteBlocksRequest.Start(name=name))
@@ -146,81 +161,85 @@ def write(volume_id: str, offset: int, data: bytes) -> Step:
     return Step(name, send, acknowledge)
 
 
-def snapshot(snapshot_id: str, volume_id: str, *, rapid: bool) -> Step:
+def snapshot(
+    snapshot_id: str, volume_id: str, *, rapid: bool, retention_s: int | None = None, parent: str = PARENT
+) -> Step:
     """Take a snapshot, and wait until it is complete."""
-    name = snapshot_name(snapshot_id)
+    name = snapshot_name(snapshot_id, parent)
     request = snapshots.CreateSnapshotRequest(
-        parent=PARENT,
+        parent=parent,
         snapshot_id=snapshot_id,
-        snapshot=snapshots.Snapshot(source_volume=volume_name(volume_id)),
+        snapshot=snapshots.Snapshot(source_volume=volume_name(volume_id, parent)),
         rapid=rapid,
         request_id=_request_id(),
     )
+    if retention_s is not None:
+        request.snapshot.retention_duration.seconds = retention_s
 
     def send(client: running.Client) -> None:
-        _succeed(client, client.snapshots.CreateSnapshot(request).operation)
-        assert get_snapshot(client, snapshot_id).state == snapshots.Snapshot.STATE_COMPLETED
+        succeed(client, client.snapshots.CreateSnapshot(request).operation)
+        assert get_snapshot(client, snapshot_id, parent).state == snapshots.Snapshot.STATE_COMPLETED
 
     def acknowledge(expected: Expected) -> None:
-        expected.contents[name] = expected.contents[volume_name(volume_id)]
+        expected.contents[name] = expected.contents[volume_name(volume_id, parent)]
 
     return Step(name, send, acknowledge)
 
 
-def archive(snapshot_id: str) -> Step:
+def archive(snapshot_id: str, parent: str = PARENT) -> Step:
     """Archive a rapid snapshot now."""
-    name = snapshot_name(snapshot_id)
+    name = snapshot_name(snapshot_id, parent)
     request = snapshots.ArchiveSnapshotRequest(name=name, request_id=_request_id())
 
     def send(client: running.Client) -> None:
-        _succeed(client, client.snapshots.ArchiveSnapshot(request).operation)
-        assert not get_snapshot(client, snapshot_id).rapid
+        succeed(client, client.snapshots.ArchiveSnapshot(request).operation)
+        assert not get_snapshot(client, snapshot_id, parent).rapid
 
     return Step("", send, lambda _: None)
 
 
-def verify(snapshot_id: str) -> Step:
+def verify(snapshot_id: str, parent: str = PARENT) -> Step:
     """Have an archived snapshot checked."""
-    request = snapshots.VerifySnapshotRequest(name=snapshot_name(snapshot_id), request_id=_request_id())
-    return Step("", lambda client: _succeed(client, client.snapshots.VerifySnapshot(request).operation), lambda _: None)
+    request = snapshots.VerifySnapshotRequest(name=snapshot_name(snapshot_id, parent), request_id=_request_id())
+    return Step("", lambda client: succeed(client, client.snapshots.VerifySnapshot(request).operation), lambda _: None)
 
 
-def scrub() -> Step:
+def scrub(parent: str = PARENT) -> Step:
     """Have all that is archived checked."""
-    request = system_service_pb2.ScrubRequest(parent=PARENT, request_id=_request_id())
+    request = system_service_pb2.ScrubRequest(parent=parent, request_id=_request_id())
 
     def send(client: running.Client) -> None:
         for operation in client.system.Scrub(request).operations:
-            _succeed(client, operation)
+            succeed(client, operation)
 
     return Step("", send, lambda _: None)
 
 
-def collect() -> Step:
+def collect(parent: str = PARENT) -> Step:
     """Have the archive's garbage collected."""
-    request = system_service_pb2.CollectRequest(parent=PARENT, request_id=_request_id())
+    request = system_service_pb2.CollectRequest(parent=parent, request_id=_request_id())
 
     def send(client: running.Client) -> None:
         for operation in client.system.Collect(request).operations:
-            _succeed(client, operation)
+            succeed(client, operation)
 
     return Step("", send, lambda _: None)
 
 
-def clone(volume_id: str, snapshot_id: str) -> Step:
+def clone(volume_id: str, snapshot_id: str, parent: str = PARENT) -> Step:
     """Make a volume from a snapshot."""
-    name = volume_name(volume_id)
+    name = volume_name(volume_id, parent)
     request = volumes.CreateVolumeRequest(
-        parent=PARENT,
+        parent=parent,
         volume_id=volume_id,
-        volume=volumes.Volume(source_snapshot=snapshot_name(snapshot_id)),
+        volume=volumes.Volume(source_snapshot=snapshot_name(snapshot_id, parent)),
         request_id=_request_id(),
     )
 
     def acknowledge(expected: Expected) -> None:
-        expected.contents[name] = expected.contents[snapshot_name(snapshot_id)]
+        expected.contents[name] = expected.contents[snapshot_name(snapshot_id, parent)]
 
-    return Step(name, lambda client: _succeed(client, client.volumes.CreateVolume(request).operation), acknowledge)
+    return Step(name, lambda client: succeed(client, client.volumes.CreateVolume(request).operation), acknowledge)
 
 
 def fetch(volume_id: str, snapshot_id: str) -> Step:
@@ -237,7 +256,7 @@ def fetch(volume_id: str, snapshot_id: str) -> Step:
             volume=volumes.Volume(source_archived_snapshot=place),
             request_id=request_id,
         )
-        _succeed(client, client.volumes.CreateVolume(request).operation)
+        succeed(client, client.volumes.CreateVolume(request).operation)
 
     def acknowledge(expected: Expected) -> None:
         expected.contents[name] = expected.contents[snapshot_name(snapshot_id)]
@@ -245,37 +264,37 @@ def fetch(volume_id: str, snapshot_id: str) -> Step:
     return Step(name, send, acknowledge)
 
 
-def revert(volume_id: str, snapshot_id: str) -> Step:
+def revert(volume_id: str, snapshot_id: str, parent: str = PARENT) -> Step:
     """Put a volume back to a snapshot."""
-    name = volume_name(volume_id)
-    request = volumes.RevertVolumeRequest(name=name, snapshot=snapshot_name(snapshot_id), request_id=_request_id())
+    name, source = volume_name(volume_id, parent), snapshot_name(snapshot_id, parent)
+    request = volumes.RevertVolumeRequest(name=name, snapshot=source, request_id=_request_id())
 
     def acknowledge(expected: Expected) -> None:
-        expected.contents[name] = expected.contents[snapshot_name(snapshot_id)]
+        expected.contents[name] = expected.contents[source]
 
-    return Step(name, lambda client: _succeed(client, client.volumes.RevertVolume(request).operation), acknowledge)
+    return Step(name, lambda client: succeed(client, client.volumes.RevertVolume(request).operation), acknowledge)
 
 
-def delete_volume(volume_id: str) -> Step:
+def delete_volume(volume_id: str, parent: str = PARENT) -> Step:
     """Delete a volume."""
-    name = volume_name(volume_id)
+    name = volume_name(volume_id, parent)
     request = volumes.DeleteVolumeRequest(name=name, request_id=_request_id())
 
     def acknowledge(expected: Expected) -> None:
         del expected.contents[name]
 
-    return Step(name, lambda client: _succeed(client, client.volumes.DeleteVolume(request).operation), acknowledge)
+    return Step(name, lambda client: succeed(client, client.volumes.DeleteVolume(request).operation), acknowledge)
 
 
-def delete_snapshot(snapshot_id: str) -> Step:
+def delete_snapshot(snapshot_id: str, parent: str = PARENT) -> Step:
     """Delete a snapshot."""
-    name = snapshot_name(snapshot_id)
+    name = snapshot_name(snapshot_id, parent)
     request = snapshots.DeleteSnapshotRequest(name=name, request_id=_request_id())
 
     def acknowledge(expected: Expected) -> None:
         del expected.contents[name]
 
-    return Step(name, lambda client: _succeed(client, client.snapshots.DeleteSnapshot(request).operation), acknowledge)
+    return Step(name, lambda client: succeed(client, client.snapshots.DeleteSnapshot(request).operation), acknowledge)
 
 
 def collected() -> Step:

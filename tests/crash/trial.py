@@ -41,7 +41,7 @@ class Trial:
             step.acknowledge(self._expected)
         settings = config.defaults(self._daemon.state_dir).settings
         self._insist(lambda client: script.until(lambda: _serves(client) and checker.is_settled(settings)), "")
-        self._insist(lambda client: _check_acknowledged(client, self._expected, ""), "")
+        self._insist(lambda client: check_acknowledged(client, self._expected, ""), "")
         self._check_at_rest(settings)
         return self.struck
 
@@ -49,7 +49,7 @@ class Trial:
         while not self._done(work):
             self.struck = True
             self._boot()
-            self._done(lambda client: _check_acknowledged(client, self._expected, changing))
+            self._done(lambda client: check_acknowledged(client, self._expected, changing))
 
     def _boot(self) -> None:
         """Start the daemon with the next plan; if that strikes before it serves, start it with the one after it."""
@@ -100,16 +100,20 @@ def _serves(client: running.Client) -> bool:
     return True
 
 
-def _check_acknowledged(client: running.Client, expected: script.Expected, changing: str) -> None:
+def check_acknowledged(
+    client: running.Client, expected: script.Expected, changing: str, parent: str = script.PARENT
+) -> None:
     """Everything that was acknowledged is there with its contents; beside it there is only what is being changed."""
-    if changing == script.PARENT:
+    if changing == parent:
         return
-    volume_list = client.volumes.ListVolumes(volumes.ListVolumesRequest(parent=script.PARENT)).volumes
-    snapshot_list = client.snapshots.ListSnapshots(snapshots.ListSnapshotsRequest(parent=script.PARENT)).snapshots
+    volume_list = client.volumes.ListVolumes(volumes.ListVolumesRequest(parent=parent)).volumes
+    snapshot_list = client.snapshots.ListSnapshots(snapshots.ListSnapshotsRequest(parent=parent)).snapshots
     found = {volume.name for volume in volume_list} | {snapshot.name for snapshot in snapshot_list}
     assert found - {changing} == expected.contents.keys() - {changing}
-    assert all(volume.name == changing or volume.state in _STILL for volume in volume_list)
-    assert all(each.name == changing or each.state == snapshots.Snapshot.STATE_COMPLETED for each in snapshot_list)
+    for volume in volume_list:
+        assert volume.name == changing or volume.state in _STILL, volume
+    for each in snapshot_list:
+        assert each.name == changing or each.state == snapshots.Snapshot.STATE_COMPLETED, each
     for name, contents in expected.contents.items():
         if name != changing:
             assert _exported(client, name) == contents, f"{name} has other contents"

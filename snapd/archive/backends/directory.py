@@ -41,13 +41,14 @@ class DirectoryBackend:
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(self._names)}.tmp")
         with backend.translated(key):
             for attempt in itertools.count(1):
-                self._make_folder(path.parent)
                 try:
+                    self._make_folder(path.parent)
                     fd = fsops.create(temporary)
                     break
-                except FileNotFoundError:
+                except FileNotFoundError as error:
                     if attempt == _ATTEMPTS:
-                        raise
+                        raise self._gone() from error
+                    self._forget_folder(path.parent)
         return DirectoryUpload(self, key, fd, temporary, path)
 
     def put(self, key: str, chunks: Iterable[backend.Bytes]) -> None:
@@ -65,6 +66,11 @@ class DirectoryBackend:
             fsops.publish_new(temporary, path)
         except FileExistsError as error:
             raise errors.AlreadyExists(resource_type="object", name=key) from error
+        except FileNotFoundError as error:
+            raise self._gone() from error
+
+    def _gone(self) -> errors.ArchiveUnreachable:
+        return errors.ArchiveUnreachable(problem=f"what lay in {self._root} is gone: it isn't mounted any more")
 
     def get(self, key: str) -> bytes:
         with backend.translated(key):
@@ -171,10 +177,20 @@ class DirectoryBackend:
             missing = list(
                 itertools.takewhile(lambda path: path not in self._durable_folders, (folder, *folder.parents))
             )
+            if missing and not self._root.is_dir():
+                # It was there. Made anew it would hide that the store is away.
+                raise self._gone()
             for path in reversed(missing):
                 fsops.make_directory(path)
                 fsops.sync_directory(path.parent)
                 self._durable_folders.add(path)
+
+    def _forget_folder(self, folder: pathlib.Path) -> None:
+        """Have a folder made again that is gone: somebody removed it for being empty, or put another store in place."""
+        with self._lock:
+            while folder != self._root:
+                self._durable_folders.discard(folder)
+                folder = folder.parent
 
     def remove_empty(self, folder: pathlib.Path) -> None:
         """Remove a folder below the root, and those above it, as far as they are empty."""

@@ -262,3 +262,23 @@ def test_a_failing_store_fails_the_recording_and_the_next_one_succeeds(
     assert archive_on_disk.repository.snapshots(ENVIRONMENT) == []
     archive_on_disk.record("snap", blocks, 4 * BLOCK)
     assert archive_on_disk.contents("snap") == b"".join(blocks.values())
+
+
+def test_packs_that_vanish_between_their_proof_and_the_manifest_are_missed(archive: archives.Archive) -> None:
+    # As where a store was away for a moment, and what was written and read back meanwhile lies elsewhere.
+    lost: list[str] = []
+
+    def lose(operation: fsops.Operation) -> None:
+        if operation.target == "archive.before-proof":
+            lost.extend(key for key in archive.keys("/packs/") if archive.store.delete(key))
+
+    fsops.observe(lose)
+    try:
+        with pytest.raises(errors.ArchiveUnreachable):
+            archive.record("snap", {0: content(0)})
+    finally:
+        fsops.observe(None)
+    assert lost
+    assert archive.repository.snapshots(ENVIRONMENT) == []
+    archive.record("snap", {0: content(0)})
+    archive.check()

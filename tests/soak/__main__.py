@@ -1,0 +1,64 @@
+"""`python -m tests.soak`: hours of clients, faults and restarts at random, ending in a full verification."""
+
+import contextlib
+import os
+import pathlib
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+
+import click
+
+from snapd import units
+from tests import filesystems
+from tests.soak import play
+
+_DISK = 3 * units.GIB
+
+
+@click.command()
+@click.option("--minutes", type=float, default=60.0, help="How long, about.")
+@click.option("--turn", type=float, default=60.0, help="Seconds of each stormy and each calm turn.")
+@click.option("--seed", type=int, help="Of what is done and of what happens; not of the order in which that comes.")
+@click.option("--clients", type=click.IntRange(1, 64), default=4)
+@click.option(
+    "--record", "record_path", type=click.Path(path_type=pathlib.Path), help="Where the result goes, as JSON."
+)
+def soak(minutes: float, turn: float, seed: int | None, clients: int, record_path: pathlib.Path | None) -> None:
+    """Torment a daemon on a file system of its own, if there can be one, else in a temporary folder."""
+    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+    click.echo(f"seed {seed}", err=True)
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="snapd-soak-")))
+        problem = filesystems.why_not("ext4")
+        if problem:
+            click.echo(f"without a file system of its own, which isn't filled up: {problem}", err=True)
+            place = folder
+        else:
+            disk = filesystems.FileSystem(folder, "ext4", _DISK)
+            stack.callback(disk.close)
+            place = disk.place
+        running = play.Play(place, clients=clients, seed=seed, own=not problem)
+        try:
+            running.run(minutes * 60, turn)
+        except BaseException:
+            sys.stderr.write("".join((place / "state.log").read_text().splitlines(keepends=True)[-200:]))
+            raise
+        finally:
+            click.echo(running.outcome, err=True)
+    text = play.record(running.outcome, seed, _where())
+    click.echo(text)
+    if record_path is not None:
+        record_path.write_text(text)
+
+
+def _where() -> dict[str, str | int]:
+    """Return what the run was of, and on what."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return {"commit": commit.stdout.strip(), "kernel": platform.release(), "processors": os.cpu_count() or 0}
+
+
+if __name__ == "__main__":
+    soak()
