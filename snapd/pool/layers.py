@@ -118,12 +118,15 @@ class Pool:
             return os.stat(self.path(uid)).st_mode & stat.S_IWUSR == 0
 
     def remove(self, uid: str) -> None:
-        """Remove a layer's file, whole or not, if it is there."""
+        """Remove a layer's file, whole or not, durably: its row goes next, and then nothing explains it any more.
+
+        The folder is synced whatever is found, since a process that died before may have come no further.
+        """
         final = self.path(uid)
         with fsops.translated(final):
             fsops.unlink(self.temporary_path(uid), durable=False)
-            if fsops.unlink(final, durable=False):
-                fsops.sync_directory(final.parent)
+            fsops.unlink(final, durable=False)
+            fsops.sync_directory(final.parent)
 
     def remove_staging(self, volume_uid: str) -> None:
         """Remove an uploaded image, if it is there."""
