@@ -89,6 +89,10 @@ class Caller:
         self.done = 0
         """Steps that were taken and answered, well or not."""
 
+    def leave(self) -> None:
+        """Let go of the service: its process is gone. What was left unanswered may be asked of the next one."""
+        del self._service
+
     def take(self, step: Step) -> None:
         """Take a step. Errors that a caller has to live with are no failure."""
         self._random = random.Random(step.seed)

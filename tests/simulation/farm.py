@@ -1,6 +1,7 @@
 """Runs seeds, each in a folder of its own in memory, and makes a plan that fails as small as it goes."""
 
 import dataclasses
+import logging
 import os
 import pathlib
 import tempfile
@@ -44,9 +45,10 @@ def run_seed(seed: int, *, small: bool) -> Outcome:
 
 def run_plan(plan: run.Plan) -> Outcome:
     """Run a plan."""
+    logging.getLogger("snapd").propagate = False
     folder = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=folder) as name:
-        running = run.Run(plan, pathlib.Path(name) / "state")
+        running = run.Run(plan, pathlib.Path(name))
         try:
             return Outcome(running.execute(), running.figures, None, "")
         except Exception as error:

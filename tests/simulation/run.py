@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import functools
 import gc
+import logging
 import os
 import pathlib
 import random
@@ -24,6 +25,10 @@ from tests.simulation import callers, disk, ledger, machine, scheduler, store, t
 from tests.unit.service import checker
 from tests.unit.service import world as worlds
 
+_log = logging.getLogger("snapd")
+
+_NEW = 10
+"""One in so many runs begins with nothing, the others with a pool and an archive that are empty."""
 _REST_S = 1800.0
 _LONGEST_REST = 400
 """Looks until everything has come to rest: more than a week."""
@@ -31,6 +36,10 @@ _LONGEST_REST = 400
 
 class Stuck(AssertionError):
     """Something doesn't come to rest."""
+
+
+class Swallowed(AssertionError):
+    """A thread of the service met an exception that it didn't expect, and only wrote it into the log."""
 
 
 class Leaked(AssertionError):
@@ -99,6 +108,7 @@ class Run:
         self._ledger = ledger.Ledger()
         self._times: dict[str, datetime.datetime] = {}
         self._clock: machine.Clock
+        self._callers: list[callers.Caller] = []
 
     def execute(self) -> str:
         """Run, and return the digest of all that happened. Raises AssertionError for what must not be."""
@@ -107,6 +117,9 @@ class Run:
         gc.disable()
         try:
             with machine.running(self._scheduler, self.plan.seed) as self._clock:
+                if self.plan.seed % _NEW:
+                    # Making the pool's folders takes more steps than all that follows: faults would hardly get past it.
+                    self._process(self._weather(-1), self._make)
                 for life in range(self.plan.lives):
                     self._live(life)
                 self._last_life()
@@ -127,6 +140,11 @@ class Run:
     def _open(self, weather_: weather.Weather) -> Service:
         backend = directory.DirectoryBackend(self._settings.archive_path)
         return Service.open(self._settings, self._clock, store.Store(backend, weather_, self._clock.now, self._times))
+
+    def _make(self) -> None:
+        service = self._open(self._weather(-1))
+        self._begin(service)
+        service.stop()
 
     def _live(self, life: int) -> None:
         weather_ = self._weather(life)
@@ -151,6 +169,8 @@ class Run:
         """Have a process that does some work, and see to what it leaves."""
         self._scheduler.note("life")
         killed = False
+        listener = _Listener()
+        _log.addHandler(listener)
         fsops.observe(weather_, self._disk)
         try:
             work()
@@ -159,10 +179,16 @@ class Run:
         finally:
             self._scheduler.bury()
             fsops.observe(None)
+            _log.removeHandler(listener)
         if self._scheduler.failures:
             raise self._scheduler.failures[0]
+        if listener.unexpected:
+            raise Swallowed(listener.unexpected[0]) from listener.errors[0]
         self.figures.faults.update(weather_.struck)
         self._ledger.died()
+        for caller in self._callers:
+            caller.leave()
+        self._callers.clear()
         gc.collect()
         _close_all(self._folder, expected=killed)
         if killed and weather_.power_cut:
@@ -197,6 +223,7 @@ class Run:
         ends = []
         for number, own in sorted(steps.items()):
             caller = callers.Caller(service, self._ledger, self._scheduler)
+            self._callers.append(caller)
             ended = threads.Event(self._scheduler)
             ends.append(ended)
             self._scheduler.begin(f"caller-{number}", functools.partial(self._take_all, caller, own, ended))
@@ -278,6 +305,21 @@ class Run:
                 raise Stuck(f"snapshot {snapshot.id} is {snapshot.state}")
             if snapshot.health is not model.HealthState.OK:
                 raise AssertionError(f"snapshot {snapshot.id} is {snapshot.health}")
+
+
+class _Listener(logging.Handler):
+    """Hears of exceptions that the service swallows; of the rest of the log it makes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.unexpected: list[str] = []
+        self.errors: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, errors.SnapdError | OSError):
+            self.unexpected.append(f"{record.getMessage()}: {error!r}")
+            self.errors.append(error)
 
 
 @contextlib.contextmanager

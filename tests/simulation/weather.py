@@ -10,7 +10,7 @@ import os
 import random
 from typing import Final
 
-from snapd import errors, fsops
+from snapd import errors, fsops, units
 from tests.simulation import disk as disks
 from tests.simulation import scheduler as schedulers
 
@@ -84,8 +84,10 @@ class Weather:
                 if operation.name == "fsync":
                     self._disk.lose(int(operation.target), self._random)
                 raise _error(getattr(errno, code))
-        if operation.length > 1 and operation.name in ("pwrite", "copy") and self._strikes("short", self._operations):
-            return self._random.randint(1, operation.length - 1)
+        if operation.name in ("pwrite", "copy") and self._strikes("short", self._operations):
+            # It ends with a sector: within one neither kernels nor disks leave a write.
+            end = units.round_down(operation.offset + self._random.randint(0, operation.length), units.SECTOR)
+            return end - operation.offset if end > operation.offset else None
         return None
 
     def call(self) -> None:
