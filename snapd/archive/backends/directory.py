@@ -21,7 +21,7 @@ _WRITE_BACK: Final = 4 * units.MIB
 """Dirty bytes after which the kernel is told to start writing, so that the fsync at the end finds little left to do."""
 
 _NAME_LENGTH: Final = 8
-"""Random bytes in a temporary name: a process that died may have had the same number, as it always has in a container."""
+"""Random bytes in a temporary name. The process's number wouldn't do: in a container the next process has it too."""
 
 _ATTEMPTS: Final = 8
 """How often a folder is made again when a deletion has just removed it for being empty."""
