@@ -45,7 +45,7 @@ def run_seed(seed: int, *, small: bool) -> Outcome:
 
 def run_plan(plan: run.Plan) -> Outcome:
     """Run a plan."""
-    logging.getLogger("snapd").propagate = False
+    logging.getLogger("snapd").propagate = logging.getLogger().isEnabledFor(logging.INFO)
     folder = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=folder) as name:
         running = run.Run(plan, pathlib.Path(name))

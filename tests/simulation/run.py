@@ -16,6 +16,7 @@ import os
 import pathlib
 import random
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 
 from snapd import errors, fsops, model
@@ -168,7 +169,7 @@ class Run:
     def _process(self, weather_: weather.Weather, work: Callable[[], None]) -> None:
         """Have a process that does some work, and see to what it leaves."""
         self._scheduler.note("life")
-        killed = False
+        killed = failed = False
         listener = _Listener()
         _log.addHandler(listener)
         fsops.observe(weather_, self._disk)
@@ -176,26 +177,36 @@ class Run:
             work()
         except scheduler.Killed:
             killed = True
+        except BaseException:
+            failed = True
+            raise
         finally:
             self._scheduler.bury()
+            self._clean_up(in_order=not killed and not failed and not self._scheduler.failures)
             fsops.observe(None)
             _log.removeHandler(listener)
+            self._scheduler.revive()
         if self._scheduler.failures:
             raise self._scheduler.failures[0]
         if listener.unexpected:
             raise Swallowed(listener.unexpected[0]) from listener.errors[0]
         self.figures.faults.update(weather_.struck)
-        self._ledger.died()
-        for caller in self._callers:
-            caller.leave()
-        self._callers.clear()
-        gc.collect()
-        _close_all(self._folder, expected=killed)
         if killed and weather_.power_cut:
             self.figures.power_cuts += 1
             self._cut(random.Random(self.plan.seed + len(self.plan.faults)))
         elif killed:
             self.figures.kills += 1
+
+    def _clean_up(self, *, in_order: bool) -> None:
+        """Have nothing left of a dead process: what its objects would still do as they go is not done any more."""
+        self._ledger.died()
+        for caller in self._callers:
+            caller.leave()
+        self._callers.clear()
+        hook, sys.unraisablehook = sys.unraisablehook, _overhear
+        gc.collect()
+        sys.unraisablehook = hook
+        _close_all(self._folder, in_order=in_order)
 
     def _cut(self, choice: random.Random) -> None:
         self._disk.cut(choice)
@@ -322,6 +333,12 @@ class _Listener(logging.Handler):
             self.errors.append(error)
 
 
+def _overhear(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Hear what the objects of a dead process can't do any more, and think nothing of it."""
+    if not isinstance(unraisable.exc_value, scheduler.Killed):
+        sys.__unraisablehook__(unraisable)
+
+
 @contextlib.contextmanager
 def _calm(weather_: weather.Weather) -> Iterator[None]:
     weather_.calm = True
@@ -329,7 +346,7 @@ def _calm(weather_: weather.Weather) -> Iterator[None]:
     weather_.calm = False
 
 
-def _close_all(folder: pathlib.Path, *, expected: bool) -> None:
+def _close_all(folder: pathlib.Path, *, in_order: bool) -> None:
     """Close what a dead process had open; one that ended in order has nothing open."""
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -337,6 +354,6 @@ def _close_all(folder: pathlib.Path, *, expected: bool) -> None:
             if not path.startswith(f"{folder}/"):
                 continue
             assert ".sqlite3" not in path, f"a connection outlived its process: {path}"
-            if not expected:
+            if in_order:
                 raise Leaked(path)
             os.close(int(name))

@@ -166,10 +166,13 @@ class Scheduler:
         self.dead = True
 
     def bury(self) -> None:
-        """Called by the main thread once it knows of a death: wait for the others' end, and live again."""
+        """Called by the main thread once it knows of a death: wait for the others' end."""
         self.dead = True
         while len(self._turns) > 1:
             self._pass_on(self.main)
+
+    def revive(self) -> None:
+        """Let another process begin. What belonged to the dead one must be gone."""
         self.dead = False
         self.main.ready = True
         self.main.alarm_s = None
