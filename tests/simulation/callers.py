@@ -6,6 +6,7 @@ any subset of steps is a plan as well.
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import random
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from tests.simulation import scheduler as schedulers
 from tests.unit.service import world as worlds
 
 _E: Final = ledgers.ENVIRONMENT
-_MOST_VOLUMES: Final = 6
+_MOST_VOLUMES: Final = 5
 _MOST_SNAPSHOTS: Final = 12
 _PATIENCE_S: Final = 600.0
 _LOOK_S: Final = 5.0
@@ -215,10 +216,9 @@ class Caller:
         write = self._service.transfers.begin_write(worlds.request("WriteBlocks"), _E, disk.id, "")
         disk.attempt(first, numbers)
         with contextlib.closing(write):
-            half = len(numbers) // 2
-            for start, part in ((first, numbers[:half]), (first + half, numbers[half:])):
-                if not len(part):
-                    continue
+            step = max(1, len(numbers) // self._random.randint(1, 4))
+            for start in range(first, first + len(numbers), step):
+                part = numbers[start - first : start - first + step]
                 if part.any():
                     write.data(start * units.SECTOR, contents.encoded(part))
                 else:
@@ -388,7 +388,7 @@ class Caller:
 
     def _pause(self) -> None:
         workers = [self._random.choice(list(model.Worker))]
-        duration = worlds.datetime.timedelta(minutes=self._random.randint(1, 300))
+        duration = datetime.timedelta(minutes=self._random.randint(1, 300))
         self._service.work.pause(worlds.request("PauseWork"), workers, "", duration)
 
     def _read_volume(self) -> None:

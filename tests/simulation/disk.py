@@ -172,11 +172,11 @@ class Disk:
 
     def _lay_down(self, names: dict[str, _File | str], contents: dict[int, bytes]) -> None:
         for entry in sorted(os.listdir(self._root)):
-            path = self._root / entry
-            if path.is_dir():
-                shutil.rmtree(path)
+            old = self._root / entry
+            if old.is_dir():
+                shutil.rmtree(old)
             elif not entry.endswith(_DATABASES):
-                path.unlink()
+                old.unlink()
         for path, meaning in sorted(names.items()):
             if meaning is _FOLDER and os.path.isdir(os.path.dirname(path)):
                 os.mkdir(path, 0o700)

@@ -182,7 +182,8 @@ class Run:
             raise
         finally:
             self._scheduler.bury()
-            self._clean_up(in_order=not killed and not failed and not self._scheduler.failures)
+            if not failed and not self._scheduler.failures:
+                self._clean_up(in_order=not killed)
             fsops.observe(None)
             _log.removeHandler(listener)
             self._scheduler.revive()
