@@ -47,6 +47,8 @@ WEIGHTS: Final = {
     "rest": 8,
 }
 """What callers do, and how often."""
+BUSY: Final = {"create": 1, "write": 30, "zero": 6, "capture": 15, "delete_snapshot": 5, "read_volume": 3, "rest": 1}
+"""What they do when they all want the same few disks."""
 
 _REFUSALS: Final = (
     errors.WrongState,

@@ -136,12 +136,20 @@ class Disk:
         self._pending = [naming for naming in self._pending if naming.folder != folder]
 
     def lose(self, fd: int, choice: random.Random) -> None:
-        """A sync of a file failed: what was not safe is on the disk or not, and no later sync puts that right."""
+        """A sync of a file failed: what was not safe is on the disk or not, and no later sync puts that right.
+
+        As on Linux the pages count as clean from then on: who reads gets them until they are evicted, and then what is
+        on the disk.
+        """
         status = os.fstat(fd)
         file = self._files.get((status.st_dev, status.st_ino))
-        if file is not None:
-            file.durable = _survivor(file, choice)
-            file.pending.clear()
+        if file is None:
+            return
+        file.durable = _survivor(file, choice)
+        file.pending.clear()
+        if choice.random() < 0.5:
+            shown = file.durable[: status.st_size]
+            os.pwrite(fd, shown + bytes(status.st_size - len(shown)), 0)
 
     # --- the cut ------------------------------------------------------------------------------------------------------
 

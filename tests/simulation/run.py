@@ -84,7 +84,8 @@ def plan(seed: int) -> Plan:
     choice = random.Random(seed)
     lives = choice.randint(2, 5)
     count = choice.randint(1, 4)
-    kinds, weights = list(callers.WEIGHTS), list(callers.WEIGHTS.values())
+    what = choice.choice((callers.WEIGHTS, callers.WEIGHTS, callers.BUSY))
+    kinds, weights = list(what), list(what.values())
     steps = [
         callers.Step(life, caller, kind, choice.getrandbits(32))
         for life in range(lives)
@@ -116,6 +117,7 @@ class Run:
         enabled = gc.isenabled()
         # What is collected at some moment or other would change files at some moment or other.
         gc.disable()
+        hook, sys.unraisablehook = sys.unraisablehook, _overhear
         try:
             with machine.running(self._scheduler, self.plan.seed) as self._clock:
                 if self.plan.seed % _NEW:
@@ -126,6 +128,7 @@ class Run:
                 self._last_life()
             checker.check_at_rest(self._settings)
         finally:
+            sys.unraisablehook = hook
             if enabled:
                 gc.enable()
         self.figures.simulated_s = self._scheduler.now_s
@@ -204,9 +207,7 @@ class Run:
         for caller in self._callers:
             caller.leave()
         self._callers.clear()
-        hook, sys.unraisablehook = sys.unraisablehook, _overhear
         gc.collect()
-        sys.unraisablehook = hook
         _close_all(self._folder, in_order=in_order)
 
     def _cut(self, choice: random.Random) -> None:
