@@ -222,6 +222,18 @@ def fdatasync(fd: int) -> None:
     _made(operation)
 
 
+def drop_cache(fd: int) -> None:
+    """Sync a file, and have the next read of it come from the disk, as far as that can be had.
+
+    After an fsync that failed, the kernel shows pages as clean that never reached the disk: what is built upon them is
+    lost with the next power cut.
+    """
+    fdatasync(fd)
+    operation = _announce("evict", fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    _made(operation)
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
@@ -265,10 +277,15 @@ def sync_directory(path: pathlib.Path) -> None:
 
 def publish(temporary: pathlib.Path, final: pathlib.Path) -> None:
     """Give a finished, fsynced file its final name, durably, in the place of whatever had it."""
-    operation = _announce("rename", final, source=str(temporary))
-    os.rename(temporary, final)
-    _made(operation)
+    rename(temporary, final)
     sync_directory(final.parent)
+
+
+def rename(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Give a file another name, in the place of whatever had it. The caller syncs the folders."""
+    operation = _announce("rename", target, source=str(source))
+    os.rename(source, target)
+    _made(operation)
 
 
 def publish_new(temporary: pathlib.Path, final: pathlib.Path) -> None:

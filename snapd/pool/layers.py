@@ -74,11 +74,20 @@ class Pool:
         """
         final = self.path(layer.uid)
         with fsops.translated(final):
-            if final.exists():
+            if self.is_made(layer.uid):
                 return
             temporary = self.prepare(layer, frozen_point)
             fsops.point("pool.layer_written")
             fsops.publish(temporary, final)
+
+    def is_made(self, uid: str) -> bool:
+        """Say whether a layer's file has its name, and have that durable: who gave it may have died before it was."""
+        final = self.path(uid)
+        with fsops.translated(final):
+            if not final.exists():
+                return False
+            fsops.sync_directory(final.parent)
+        return True
 
     def prepare(self, layer: model.Layer, frozen_point: Mapping[str, str] | None = None) -> pathlib.Path:
         """Make a layer's empty file under its temporary name, in the place of one left behind, and return its path."""

@@ -54,7 +54,7 @@ def _bring_back(core: cores.Core, point: model.Point, uid: str, control: control
     ]
     if not archived:
         raise errors.NotFound(resource_type="snapshot", name=f"of point {point.uid}")
-    if core.pool.path(uid).exists():
+    if core.pool.is_made(uid):
         return
     with core.archived(archived[0]) as manifest:
         fill(core, uid, manifest, control)

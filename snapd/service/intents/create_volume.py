@@ -54,7 +54,7 @@ class Handler:
         """Fill the head from the archive, while the snapshot's host is kept from deleting what it needs."""
         core = self._core
         head = intent.payload[HEAD]
-        if core.pool.path(head).exists():
+        if core.pool.is_made(head):
             return
         host, environment_uid, snapshot_uid = intent.payload[PLACE].split("/")
         with core.repository.reading(environment_uid, host):

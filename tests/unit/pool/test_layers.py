@@ -166,3 +166,17 @@ def test_a_layer_is_removed_durably_even_if_a_process_that_died_had_begun_with_i
             fsops.observe(None)
         assert names[-1] == "syncdir"
     assert list(pool.files()) == []
+
+
+def test_a_layer_that_is_found_made_has_its_name_made_durable(pool: pools.Pool) -> None:
+    # Whoever gave it the name may have died before the folder was synced.
+    pool.create(_layer(A))
+    names: list[str] = []
+    fsops.observe(None, functools.partial(_note, names))
+    try:
+        pool.create(_layer(A))
+        assert pool.is_made(A)
+        assert not pool.is_made(B)
+    finally:
+        fsops.observe(None)
+    assert names == ["syncdir", "syncdir"]
