@@ -38,6 +38,8 @@ class DirectoryBackend:
         self._durable_folders = {root}
         with backend.translated(str(root)):
             fsops.make_directory(root)
+            # What an earlier process put there, and died before it was durable, is about to be relied on.
+            fsops.sync_directory(root)
 
     def upload(self, key: str) -> "DirectoryUpload":
         path = self._path(key)
@@ -155,7 +157,10 @@ class DirectoryBackend:
                 if path.name.startswith(".") and path.name.endswith(".tmp"):
                     count += fsops.unlink(path, durable=False)
             for folder, _, files in os.walk(self._root / prefix, topdown=False):
-                if not files:
+                if files:
+                    # What an earlier process linked or removed, and died before it synced, is about to be relied on.
+                    fsops.sync_directory(pathlib.Path(folder))
+                else:
                     self.remove_empty(pathlib.Path(folder))
         return count
 
