@@ -38,6 +38,8 @@ class _File:
     durable: bytearray = dataclasses.field(default_factory=bytearray)
     pending: list[_Change] = dataclasses.field(default_factory=list)
     mode: int = 0o600
+    lost: bool = False
+    """A sync failed: what is shown may not be on the disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Disk:
                 for change in file.pending:
                     _apply(file.durable, change)
                 file.pending.clear()
+            case "evict":
+                self._show(fd, file)
             case "truncate":
                 file.pending.append(_Change(operation.offset, None))
             case "punch":
@@ -147,22 +151,32 @@ class Disk:
             return
         file.durable = _survivor(file, choice)
         file.pending.clear()
+        file.lost = True
         if choice.random() < 0.5:
-            shown = file.durable[: status.st_size]
-            os.pwrite(fd, shown + bytes(status.st_size - len(shown)), 0)
+            self._show(fd, file)
+
+    def _show(self, fd: int, file: _File) -> None:
+        """Have a file hold what is on the disk; its length is known to the system whatever becomes of the pages."""
+        if file.lost:
+            size = os.fstat(fd).st_size
+            shown = file.durable[:size]
+            os.pwrite(fd, shown + bytes(size - len(shown)), 0)
+            file.lost = False
 
     # --- the cut ------------------------------------------------------------------------------------------------------
 
-    def cut(self, choice: random.Random) -> None:
-        """Have the folder be as a power cut leaves it now. Nobody may have anything open in it.
+    def cut(self, choice: random.Random | None) -> None:
+        """Have the folder be as a power cut leaves it now; without choice as bad as it can be.
+
+        Nobody may have anything open in it.
 
         Databases stay as they are: what isn't committed in them doesn't count, and what is committed was synced.
         """
-        names = self._surviving_names(choice)
+        names = dict(self._durable) if choice is None else self._surviving_names(choice)
         contents: dict[int, bytes] = {}
         for meaning in names.values():
             if isinstance(meaning, _File) and id(meaning) not in contents:
-                contents[id(meaning)] = bytes(_survivor(meaning, choice))
+                contents[id(meaning)] = bytes(meaning.durable if choice is None else _survivor(meaning, choice))
         self._lay_down(names, contents)
         self.adopt()
 

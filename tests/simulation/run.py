@@ -55,6 +55,8 @@ class Plan:
     lives: int
     steps: tuple[callers.Step, ...]
     faults: tuple[weather.Fault, ...]
+    worst: bool = False
+    """Power cuts leave nothing that was not synced, in place of what the seed says."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -167,6 +169,7 @@ class Run:
             self._ledger.verify(service)
         service.start()
         self._call(service, life)
+        weather_.callers_are_done()
         service.stop()
 
     def _process(self, weather_: weather.Weather, work: Callable[[], None]) -> None:
@@ -211,8 +214,8 @@ class Run:
         _close_all(self._folder, in_order=in_order)
 
     def _cut(self, choice: random.Random) -> None:
-        self._disk.cut(choice)
-        if choice.random() < 0.5:
+        self._disk.cut(None if self.plan.worst else choice)
+        if self.plan.worst or choice.random() < 0.5:
             # The index of the archive syncs at checkpoints only: anything since then may be lost.
             for suffix in ("-wal", "-shm"):
                 pathlib.Path(f"{self._settings.index_path}{suffix}").unlink(missing_ok=True)

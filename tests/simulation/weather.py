@@ -29,7 +29,7 @@ class Fault:
     """The life of the daemon in which it does, from 0."""
     kind: str
     at: int
-    """From which operation on: of files, of syncs, or calls of the store, by the kind."""
+    """From which operation on: of files, of syncs, or calls of the store, by the kind. 0: when the callers are done."""
     count: int = 1
     """How many in a row it hits."""
 
@@ -72,11 +72,7 @@ class Weather:
         return self._strike(operation)
 
     def _strike(self, operation: fsops.Operation) -> int | None:
-        for deadly in DEADLY:
-            if self._strikes(deadly, self._operations):
-                self.power_cut = deadly == "power"
-                self._scheduler.kill()
-                raise schedulers.Killed
+        self._die(self._operations)
         if operation.name == "point":
             return None
         for code in ("EIO", "ENOSPC"):
@@ -89,6 +85,17 @@ class Weather:
             end = units.round_down(operation.offset + self._random.randint(0, operation.length), units.SECTOR)
             return end - operation.offset if end > operation.offset else None
         return None
+
+    def callers_are_done(self) -> None:
+        """Strike with what is to come at the end. Raises Killed if the process dies of it."""
+        self._die(0)
+
+    def _die(self, count: int) -> None:
+        for deadly in sorted(DEADLY):
+            if self._strikes(deadly, count):
+                self.power_cut = deadly == "power"
+                self._scheduler.kill()
+                raise schedulers.Killed
 
     def call(self) -> None:
         """Observe a call of the archive's store. Raises errors.ArchiveUnreachable if it is away."""
@@ -115,7 +122,8 @@ def forecast(choice: random.Random, lives: int) -> list[Fault]:
     for life in range(lives):
         end = choice.choice(("kill", "power", "power", "none"))
         if end != "none":
-            faults.append(Fault(life, end, int(10 ** choice.uniform(0, 3.3))))
+            at = 0 if choice.random() < 0.2 else int(10 ** choice.uniform(0, 3.3))
+            faults.append(Fault(life, end, at))
         for _ in range(choice.choice((0, 0, 1, 2, 3))):
             kind = choice.choice(("EIO", "ENOSPC", "fsync", "short", "away", "slow"))
             reach = 2.0 if kind in _STORE or kind == "fsync" else 3.0
