@@ -44,6 +44,7 @@ class Scheduler:
         self._digest = hashlib.sha256()
         self.main = Turn("main")
         self._turns = [self.main]
+        self._threads: list[threading.Thread] = []
         self.current = self.main
         self.now_s = 0.0
         self.dead = False
@@ -156,6 +157,7 @@ class Scheduler:
 
         thread = threading.Thread(target=run, name=name, daemon=True)
         self._turns.append(turn)
+        self._threads.append(thread)
         thread.start()
         return thread
 
@@ -170,6 +172,10 @@ class Scheduler:
         self.dead = True
         while len(self._turns) > 1:
             self._pass_on(self.main)
+        # Each has given its turn away as the last thing but one: until it is gone it still holds what it worked on.
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
 
     def revive(self) -> None:
         """Let another process begin. What belonged to the dead one must be gone."""
