@@ -11,8 +11,8 @@ import pytest
 from tests.simulation import farm, run
 
 ROOT = pathlib.Path(__file__).parents[2]
-FIXED = range(1, 31)
-FRESH = 15
+FIXED = range(1, 26)
+FRESH = 10
 MANY = 1500
 
 
