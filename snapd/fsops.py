@@ -1,7 +1,8 @@
 """The one door to files that change: every system call that alters a file or a folder is made here.
 
-Each call announces itself to an observer first, which may record it, fail it or kill the process: that is how tests try
-a fault at every point. `point` names moments between calls in the same way. Reading is not this module's business.
+Each system call announces itself to an observer first, which may record it, fail it, have it move fewer bytes or kill
+the process: that is how tests try a fault at every point. Once it is made, a witness hears of it, so that a test can
+know what a power cut would leave. `point` names moments between calls. Reading is not this module's business.
 
 Durability rules (POSIX promises none of them by itself): a file's bytes are safe after `fsync`, its name after
 `sync_directory` of its folder, and a file is published by `publish` only when both hold.
@@ -43,20 +44,39 @@ class Operation:
     """The path, the descriptor's number, or the point's name."""
     offset: int = 0
     length: int = 0
+    source: str = ""
+    """The path that a rename or a link begins at."""
 
 
-Observer = Callable[[Operation], None]
+Observer = Callable[[Operation], int | None]
+"""May raise OSError in an operation's place; a number is the most bytes that a write or a copy moves in this go."""
+Witness = Callable[[Operation], None]
 _observers: list[Observer] = []
+_witnesses: list[Witness] = []
 
 
-def observe(observer: Observer | None) -> None:
-    """Have every operation announced to observer, which may raise OSError in its place; None ends it."""
+def observe(observer: Observer | None, witness: Witness | None = None) -> None:
+    """Have every operation announced to observer before, and to witness after it was made; None ends it."""
     _observers[:] = [] if observer is None else [observer]
+    _witnesses[:] = [] if witness is None else [witness]
 
 
-def _announce(name: str, target: str | int | os.PathLike[str], offset: int = 0, length: int = 0) -> None:
+def _announce(
+    name: str, target: str | int | os.PathLike[str], offset: int = 0, length: int = 0, source: str = ""
+) -> Operation:
+    """Tell the observer, and return the operation as it is to be made."""
+    operation = Operation(name, str(target), offset, length, source)
     for observer in _observers:
-        observer(Operation(name, str(target), offset, length))
+        most = observer(operation)
+        if most is not None:
+            operation = dataclasses.replace(operation, length=max(1, min(most, length)))
+    return operation
+
+
+def _made(operation: Operation) -> None:
+    """Tell the witness that an operation was made."""
+    for witness in _witnesses:
+        witness(operation)
 
 
 def point(name: str) -> None:
@@ -80,8 +100,10 @@ def translated(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def create(path: pathlib.Path, mode: int = 0o600) -> int:
     """Create a file that must not exist and return a descriptor for reading and writing."""
-    _announce("create", path)
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    operation = _announce("create", path)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    _made(operation)
+    return fd
 
 
 def create_unnamed(path: pathlib.Path) -> int:
@@ -100,9 +122,10 @@ def open_for_writing(path: pathlib.Path) -> int:
 def pwrite(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of data at offset; the kernel may take it in several goes."""
     view = memoryview(data).cast("B")
-    _announce("pwrite", fd, offset, len(view))
     while view:
-        written = os.pwrite(fd, view, offset)
+        operation = _announce("pwrite", fd, offset, len(view))
+        written = os.pwrite(fd, view[: operation.length], offset)
+        _made(dataclasses.replace(operation, length=written))
         view = view[written:]
         offset += written
 
@@ -110,9 +133,12 @@ def pwrite(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
 def pwritev(fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
     """Write all of the buffers, one behind the other, at offset."""
     views = [memoryview(buffer).cast("B") for buffer in buffers]
-    _announce("pwrite", fd, offset, sum(map(len, views)))
     while views:
-        written = os.pwritev(fd, views[:_IOV_MAX], offset)
+        length = sum(map(len, views))
+        operation = _announce("pwrite", fd, offset, length)
+        taken = views[:_IOV_MAX] if operation.length == length else [views[0][: operation.length]]
+        written = os.pwritev(fd, taken, offset)
+        _made(dataclasses.replace(operation, length=written))
         offset += written
         while views and written >= len(views[0]):
             written -= len(views.pop(0))
@@ -122,14 +148,16 @@ def pwritev(fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: 
 
 def truncate(fd: int, size_bytes: int) -> None:
     """Set a file's length; what is added reads as zeros and takes no space."""
-    _announce("truncate", fd, size_bytes)
+    operation = _announce("truncate", fd, size_bytes)
     os.ftruncate(fd, size_bytes)
+    _made(operation)
 
 
 def punch_hole(fd: int, offset: int, length: int) -> bool:
     """Give back the space of a range, which then reads as zeros. Returns False where the file system can't."""
-    _announce("punch", fd, offset, length)
+    operation = _announce("punch", fd, offset, length)
     if _libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, offset, length) == 0:
+        _made(operation)
         return True
     code = ctypes.get_errno()
     if code in (errno.EOPNOTSUPP, errno.ENOSYS):
@@ -139,7 +167,7 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
 
 def clone_range(source_fd: int, target_fd: int, source_offset: int, target_offset: int, length: int) -> bool:
     """Share a range between two files without copying. Returns False where the file system can't."""
-    _announce("clone", target_fd, target_offset, length)
+    operation = _announce("clone", target_fd, target_offset, length)
     argument = b"".join(
         value.to_bytes(8, "little", signed=True) for value in (source_fd, source_offset, length, target_offset)
     )
@@ -149,6 +177,7 @@ def clone_range(source_fd: int, target_fd: int, source_offset: int, target_offse
         if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
             return False
         raise
+    _made(operation)
     return True
 
 
@@ -158,17 +187,19 @@ def copy_range(source_fd: int, target_fd: int, source_offset: int, target_offset
     The disk is kept busy meanwhile, so that an fsync afterwards has little to wait for; the kernel by itself would
     begin with it seconds later. Raises OSError with EIO if the source ends before the range does.
     """
-    _announce("copy", target_fd, target_offset, length)
     while length:
+        operation = _announce("copy", target_fd, target_offset, min(length, _COPY_CHUNK))
+        most = operation.length
         try:
-            copied = os.copy_file_range(source_fd, target_fd, min(length, _COPY_CHUNK), source_offset, target_offset)
+            copied = os.copy_file_range(source_fd, target_fd, most, source_offset, target_offset)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-            data = os.pread(source_fd, min(length, _BUFFER), source_offset)
+            data = os.pread(source_fd, min(most, _BUFFER), source_offset)
             copied = os.pwrite(target_fd, data, target_offset) if data else 0
         if copied == 0:
             raise OSError(errno.EIO, "the source ends before the range that is to be copied")
+        _made(dataclasses.replace(operation, length=copied))
         if copied >= _BUFFER:
             # Only begun and not waited for, so errors come out of the fsync; where the kernel can't, that does it all.
             _libc.sync_file_range(target_fd, target_offset, copied, _SYNC_FILE_RANGE_WRITE)
@@ -179,14 +210,28 @@ def copy_range(source_fd: int, target_fd: int, source_offset: int, target_offset
 
 def fsync(fd: int) -> None:
     """Make a file's bytes and length durable. A failure is final: the pages are gone, so never retry it."""
-    _announce("fsync", fd)
+    operation = _announce("fsync", fd)
     os.fsync(fd)
+    _made(operation)
 
 
 def fdatasync(fd: int) -> None:
     """Make a file's bytes durable, with what is needed to read them back. A failure is final."""
-    _announce("fdatasync", fd)
+    operation = _announce("fdatasync", fd)
     os.fdatasync(fd)
+    _made(operation)
+
+
+def drop_cache(fd: int) -> None:
+    """Sync a file, and have the next read of it come from the disk, as far as that can be had.
+
+    After an fsync that failed, the kernel shows pages as clean that never reached the disk: what is built upon them is
+    lost with the next power cut.
+    """
+    fdatasync(fd)
+    operation = _announce("evict", fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    _made(operation)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -199,9 +244,10 @@ def make_directory(path: pathlib.Path, mode: int = 0o700) -> None:
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):
-        _announce("mkdir", folder)
+        operation = _announce("mkdir", folder)
         try:
             os.mkdir(folder, mode)
+            _made(operation)
         except FileExistsError:
             if not folder.is_dir():
                 raise
@@ -211,27 +257,35 @@ def make_directory(path: pathlib.Path, mode: int = 0o700) -> None:
 def make_directories(parent: pathlib.Path, names: Iterable[str], mode: int = 0o700) -> None:
     """Make many folders in one, durably, with one sync; those that are there are left as they are."""
     for name in names:
-        _announce("mkdir", parent / name)
+        operation = _announce("mkdir", parent / name)
         with suppress(FileExistsError):
             os.mkdir(parent / name, mode)
+            _made(operation)
     sync_directory(parent)
 
 
 def sync_directory(path: pathlib.Path) -> None:
     """Make the names in a folder durable."""
-    _announce("syncdir", path)
+    operation = _announce("syncdir", path)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+    _made(operation)
 
 
 def publish(temporary: pathlib.Path, final: pathlib.Path) -> None:
     """Give a finished, fsynced file its final name, durably, in the place of whatever had it."""
-    _announce("rename", final)
-    os.rename(temporary, final)
+    rename(temporary, final)
     sync_directory(final.parent)
+
+
+def rename(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Give a file another name, in the place of whatever had it. The caller syncs the folders."""
+    operation = _announce("rename", target, source=str(source))
+    os.rename(source, target)
+    _made(operation)
 
 
 def publish_new(temporary: pathlib.Path, final: pathlib.Path) -> None:
@@ -239,8 +293,9 @@ def publish_new(temporary: pathlib.Path, final: pathlib.Path) -> None:
 
     A kill in between leaves the temporary name beside the final one.
     """
-    _announce("link", final)
+    operation = _announce("link", final, source=str(temporary))
     os.link(temporary, final, follow_symlinks=False)
+    _made(operation)
     unlink(temporary, durable=False)
     sync_directory(final.parent)
 
@@ -260,11 +315,12 @@ def write_file(path: pathlib.Path, data: bytes, mode: int = 0o600) -> None:
 
 def unlink(path: pathlib.Path, *, durable: bool = True) -> bool:
     """Remove a file; True if it was there. Not durable means that the caller syncs the folder, or needn't."""
-    _announce("unlink", path)
+    operation = _announce("unlink", path)
     try:
         os.unlink(path)
     except FileNotFoundError:
         return False
+    _made(operation)
     if durable:
         sync_directory(path.parent)
     return True
@@ -272,9 +328,10 @@ def unlink(path: pathlib.Path, *, durable: bool = True) -> bool:
 
 def remove_directory(path: pathlib.Path) -> bool:
     """Remove a folder if it is empty; True if it is gone."""
-    _announce("rmdir", path)
+    operation = _announce("rmdir", path)
     try:
         os.rmdir(path)
+        _made(operation)
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -292,5 +349,6 @@ def set_group(path: pathlib.Path, gid: int) -> None:
 
 def set_mode(path: pathlib.Path, mode: int) -> None:
     """Change a file's permissions."""
-    _announce("chmod", path)
+    operation = _announce("chmod", path, length=mode)
     os.chmod(path, mode)
+    _made(operation)

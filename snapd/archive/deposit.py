@@ -8,6 +8,7 @@ until too many packs are under way. Knows nothing of pages and manifests.
 import threading
 from collections.abc import Collection
 from concurrent import futures
+from contextlib import ExitStack
 from typing import Final
 
 from snapd import errors, fsops
@@ -100,8 +101,10 @@ class Deposit:
         futures.wait(self._sealing)
         with self._lock:
             idle, self._idle = self._idle, []
-        for writer in idle:
-            writer.discard()
+        with ExitStack() as stack:
+            # One that fails must not keep the others from being let go.
+            for writer in idle:
+                stack.callback(writer.discard)
 
     def _check(self) -> None:
         if self._failure is not None:

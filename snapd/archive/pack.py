@@ -73,7 +73,11 @@ class Writer:
         self._end = len(self._header)
         self._body = names.Hasher(home.key, names.Kind.BODY)
         self._upload = store.upload(home.area.pack(self.pack_id))
-        self._append([self._header])
+        try:
+            self._append([self._header])
+        except BaseException:
+            self._upload.discard()
+            raise
 
     def has_room(self, largest_blob: int) -> bool:
         """True if a blob of any size up to largest_blob can still be added to a pack that isn't full."""

@@ -75,11 +75,20 @@ class Pool:
         """
         final = self.path(layer.uid)
         with fsops.translated(final):
-            if final.exists():
+            if self.is_made(layer.uid):
                 return
             temporary = self.prepare(layer, frozen_point)
             fsops.point("pool.layer_written")
             fsops.publish(temporary, final)
+
+    def is_made(self, uid: str) -> bool:
+        """Say whether a layer's file has its name, and have that durable: who gave it may have died before it was."""
+        final = self.path(uid)
+        with fsops.translated(final):
+            if not final.exists():
+                return False
+            fsops.sync_directory(final.parent)
+        return True
 
     def prepare(self, layer: model.Layer, frozen_point: Mapping[str, str] | None = None) -> pathlib.Path:
         """Make a layer's empty file under its temporary name, in the place of one left behind, and return its path."""
@@ -119,12 +128,15 @@ class Pool:
             return os.stat(self.path(uid)).st_mode & stat.S_IWUSR == 0
 
     def remove(self, uid: str) -> None:
-        """Remove a layer's file, whole or not, if it is there."""
+        """Remove a layer's file, whole or not, durably: its row goes next, and then nothing explains it any more.
+
+        The folder is synced whatever is found, since a process that died before may have come no further.
+        """
         final = self.path(uid)
         with fsops.translated(final):
             fsops.unlink(self.temporary_path(uid), durable=False)
-            if fsops.unlink(final, durable=False):
-                fsops.sync_directory(final.parent)
+            fsops.unlink(final, durable=False)
+            fsops.sync_directory(final.parent)
 
     def remove_staging(self, volume_uid: str) -> None:
         """Remove an uploaded image, if it is there."""

@@ -55,7 +55,7 @@ def _bring_back(core: cores.Core, point: model.Point, uid: str, control: control
     ]
     if not archived:
         raise errors.NotFound(resource_type="snapshot", name=f"of point {point.uid}")
-    if core.pool.path(uid).exists():
+    if core.pool.is_made(uid):
         return
     snapshot = archived[0]
     place = model.ArchivePlace(core.settings.host, snapshot.environment_uid, snapshot.uid)

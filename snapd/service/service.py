@@ -91,8 +91,10 @@ class Service:
         self.comparison = comparison.Comparison(core)
 
     @classmethod
-    def open(cls, settings: Settings, clock: clocks.Clock) -> "Service":
+    def open(cls, settings: Settings, clock: clocks.Clock, store: backend.Backend | None = None) -> "Service":
         """Open the stores and recover what an earlier process left; nothing runs in the background yet.
+
+        The archive lies where the settings say, unless its store is given.
 
         Raises errors.StartupError, errors.StorageFailed, errors.StorageFull, errors.Corrupt, errors.ArchiveUnreachable.
         """
@@ -100,7 +102,7 @@ class Service:
             fsops.make_directory(settings.catalog_path.parent)
             fsops.make_directory(settings.index_path.parent)
         with ExitStack() as opened:
-            store = stores.store(settings)
+            store = store or stores.store(settings)
             repository = stores.repository(settings, store, clock)
             opened.callback(repository.close)
             catalog = db.Catalog(settings.catalog_path)

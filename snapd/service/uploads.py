@@ -28,7 +28,8 @@ class _LayerTarget:
                 repair.repair_leaks(path)
             else:
                 core.pool.prepare(layer)
-                fsops.sync_directory(path.parent)
+            # Also of one that is there already: an earlier stream's process may have died before it did.
+            fsops.sync_directory(path.parent)
         self._writer = writer.Writer.open(path)
 
     def write(self, offset: int, data: bytes) -> None:
@@ -58,7 +59,7 @@ class _StagingTarget:
                 self._fd = fsops.open_for_writing(path)
             else:
                 self._fd = fsops.create(path)
-                fsops.sync_directory(path.parent)
+            fsops.sync_directory(path.parent)
 
     def write(self, offset: int, data: bytes) -> None:
         """Write data into the file."""

@@ -266,6 +266,22 @@ def test_interrupted_uploads_are_swept_below_their_prefix_only(folder: pathlib.P
     other.discard()
 
 
+def test_what_a_killed_process_linked_is_durable_before_the_next_one_relies_on_it(folder: pathlib.Path) -> None:
+    directory.DirectoryBackend(folder).put("hosts/mine/packs/a", [b"1"])
+    directory.DirectoryBackend(folder).put("settings", [b"2"])
+    synced: list[str] = []
+    fsops.observe(lambda operation: synced.append(operation.target) if operation.name == "syncdir" else None)
+    directory.DirectoryBackend(folder).discard_unfinished("hosts/mine/")
+    assert {str(folder), str(folder / "hosts/mine/packs")} <= set(synced)
+
+
+def test_an_upload_that_a_killed_process_left_is_not_in_the_way_of_the_next_one(folder: pathlib.Path) -> None:
+    # In a container the next process has the same number as the one before.
+    directory.DirectoryBackend(folder).upload("a/key")
+    directory.DirectoryBackend(folder).put("a/key", [b"data"])
+    assert directory.DirectoryBackend(folder).get("a/key") == b"data"
+
+
 def test_an_object_is_synced_before_it_has_its_name_and_its_folder_after(folder: pathlib.Path) -> None:
     store = directory.DirectoryBackend(folder)
     seen: list[str] = []

@@ -192,3 +192,43 @@ def test_a_kill_leaves_no_time_for_anything(tmp_path: pathlib.Path) -> None:
 def test_without_a_plan_nothing_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(faults.VARIABLE, raising=False)
     assert not faults.install()
+
+
+def test_a_write_that_the_kernel_takes_in_several_goes_is_announced_go_by_go(tmp_path: pathlib.Path) -> None:
+    made: list[tuple[str, int, int]] = []
+    with _file(tmp_path / "a") as fd:
+        fsops.observe(
+            lambda operation: 3 if operation.name == "pwrite" else None,
+            lambda operation: made.append((operation.name, operation.offset, operation.length)),
+        )
+        try:
+            fsops.pwrite(fd, b"01234567", 0)
+            fsops.pwritev(fd, [b"89", b"abcd"], 8)
+        finally:
+            fsops.observe(None)
+    assert (tmp_path / "a").read_bytes() == b"0123456789abcd"
+    assert made == [("pwrite", at, length) for at, length in ((0, 3), (3, 3), (6, 2), (8, 2), (10, 3), (13, 1))]
+
+
+def test_a_copy_that_is_short_goes_on_where_it_ended(tmp_path: pathlib.Path) -> None:
+    made: list[int] = []
+    with _file(tmp_path / "a", b"0123456789") as source, _file(tmp_path / "b") as target:
+        fsops.observe(lambda _: 4, lambda operation: made.append(operation.length))
+        try:
+            fsops.copy_range(source, target, 0, 0, 10)
+        finally:
+            fsops.observe(None)
+    assert (tmp_path / "b").read_bytes() == b"0123456789"
+    assert made == [4, 4, 2]
+
+
+def test_what_fails_has_no_witness(tmp_path: pathlib.Path) -> None:
+    made: list[fsops.Operation] = []
+    fsops.observe(faults.Faults("EIO@rename"), made.append)
+    try:
+        with pytest.raises(OSError, match="Input/output"):
+            fsops.write_file(tmp_path / "settings", b"new")
+        assert not fsops.unlink(tmp_path / "nothing")
+    finally:
+        fsops.observe(None)
+    assert [operation.name for operation in made] == ["create", "pwrite", "fsync"]

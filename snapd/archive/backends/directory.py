@@ -8,6 +8,7 @@ import datetime
 import itertools
 import os
 import pathlib
+import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,9 @@ from snapd.archive.backends import backend
 
 _WRITE_BACK: Final = 4 * units.MIB
 """Dirty bytes after which the kernel is told to start writing, so that the fsync at the end finds little left to do."""
+
+_NAME_LENGTH: Final = 8
+"""Random bytes in a temporary name. The process's number wouldn't do: in a container the next process has it too."""
 
 _ATTEMPTS: Final = 8
 """How often a folder is made again when a deletion has just removed it for being empty."""
@@ -30,15 +34,16 @@ class DirectoryBackend:
         """Use the folder `root`, and make it if it isn't there."""
         self.settling = datetime.timedelta(0)
         self._root = root
-        self._names = itertools.count()
         self._lock = threading.Lock()
         self._durable_folders = {root}
         with backend.translated(str(root)):
             fsops.make_directory(root)
+            # What an earlier process put there, and died before it was durable, is about to be relied on.
+            fsops.sync_directory(root)
 
     def upload(self, key: str) -> "DirectoryUpload":
         path = self._path(key)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(self._names)}.tmp")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(_NAME_LENGTH)}.tmp")
         with backend.translated(key):
             for attempt in itertools.count(1):
                 try:
@@ -121,7 +126,7 @@ class DirectoryBackend:
 
     def now(self) -> datetime.datetime:
         # A file's own time: on a network file system the server's clock counts.
-        path = self._root / f".now.{os.getpid()}-{next(self._names)}.tmp"
+        path = self._root / f".now.{secrets.token_hex(_NAME_LENGTH)}.tmp"
         with backend.translated(str(self._root)):
             fd = fsops.create(path)
             try:
@@ -158,7 +163,10 @@ class DirectoryBackend:
                 if path.name.startswith(".") and path.name.endswith(".tmp"):
                     count += fsops.unlink(path, durable=False)
             for folder, _, files in os.walk(self._root / prefix, topdown=False):
-                if not files:
+                if files:
+                    # What an earlier process linked or removed, and died before it synced, is about to be relied on.
+                    fsops.sync_directory(pathlib.Path(folder))
+                else:
                     self.remove_empty(pathlib.Path(folder))
         return count
 

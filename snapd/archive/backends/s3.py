@@ -12,7 +12,6 @@ import email.utils
 import functools
 import hashlib
 import io
-import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +41,6 @@ class S3Backend:
         self._settings = settings
         self._trouble = s3trouble.Retries(settings.retry_for)
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
-        self._names = itertools.count()
         timeout_s = settings.timeout.total_seconds()
         config = botocore.config.Config(
             connect_timeout=timeout_s,
@@ -63,7 +61,7 @@ class S3Backend:
         self._conditional: bool | None = None
 
     def upload(self, key: str) -> "S3Upload":
-        path = self._settings.spool / f".upload-{os.getpid()}-{next(self._names)}.tmp"
+        path = self._settings.spool / f".upload-{secrets.token_hex(8)}.tmp"
         with fsops.translated(path):
             fsops.make_directory(self._settings.spool)
             return S3Upload(self, backend.check_key(key), fsops.create_unnamed(path))

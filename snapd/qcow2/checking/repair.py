@@ -128,12 +128,17 @@ def repair_leaks(path: pathlib.Path) -> int:
 
 @contextmanager
 def _opened_alone(path: pathlib.Path) -> Iterator[tuple[int, Image]]:
-    """Open an image for changing it with everybody else kept out."""
+    """Open an image for changing it with everybody else kept out, as it is on the disk.
+
+    Whoever left it as it is may have died before a sync, or been told by one that pages are lost. What is found in
+    order here is relied on afterwards, so it has to be durable.
+    """
     with fsops.translated(path):
         fd = fsops.open_for_writing(path)
     try:
         with fsops.translated(path):
             locks.exclusive(fd, path.name)
+            fsops.drop_cache(fd)
         with Image.open(path, locked=False) as opened:
             yield fd, opened
     finally:

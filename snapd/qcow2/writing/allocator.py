@@ -98,18 +98,19 @@ class Allocator:
         """
         self._refcounts.superseded.append((first, count))
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Free what was released, now that nothing durable refers to it: give back its space, and use it again.
 
-        Killed on the way, it leaves leaks.
+        Killed on the way, it leaves leaks; so does a power cut before the file is synced again, if this returns True.
         """
+        lowered = bool(self._refcounts.superseded or self._released)
         for first, count in self._refcounts.superseded:
             self._refcounts.lower(np.arange(first, first + count, dtype=np.int64), np.ones(count, np.int64))
             fsops.punch_hole(self._fd, first * self._cluster_size, count * self._cluster_size)
         self._refcounts.superseded.clear()
         if not self._released:
             self._refcounts.write()
-            return
+            return lowered
         clusters, by = np.unique(np.concatenate(self._released), return_counts=True)
         self._released.clear()
         freed = self._refcounts.lower(clusters, by)
@@ -119,6 +120,7 @@ class Allocator:
         for first, count in runs_of(freed):
             fsops.punch_hole(self._fd, first * self._cluster_size, count * self._cluster_size)
             self._remember(first, count)
+        return lowered
 
     def _remember(self, first: int, count: int) -> None:
         runs = self._large_runs if count >= self._large else self._small_runs

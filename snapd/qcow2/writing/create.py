@@ -142,6 +142,8 @@ def set_backing_name(path: pathlib.Path, backing_name: str | None) -> None:
             locks.exclusive(fd, path.name)
             parsed = header.read(fd, os.fstat(fd).st_size)
             if backing_name == parsed.backing_name:
+                # By a process, perhaps, that died before it was durable.
+                fsops.fdatasync(fd)
                 return
             fields = layout.BACKING_FIELDS.pack(0, 0)
             if backing_name is not None:

@@ -45,6 +45,7 @@ class Ledger:
         self._refcounts = Refcounts(fd, parsed, file_size, name)
         self._allocator = Allocator(fd, self._refcounts, parsed.cluster_size)
         self._mapping = Mapping(fd, parsed, l1, metadata, name)
+        self._lowered = False
 
     # --- guest clusters -----------------------------------------------------------------------------------------------
 
@@ -213,8 +214,14 @@ class Ledger:
             # Only now, since the tables say what the new part of the disk reads as.
             self._write_size()
             fsops.fdatasync(self._fd)
-        self._allocator.settle()
+        self._lowered = self._allocator.settle()
         self._refcounts.trim()
+
+    def conclude(self) -> None:
+        """Make durable that clusters are free which the last write_back let go of: nobody looks for leaks later."""
+        if self._lowered:
+            fsops.fdatasync(self._fd)
+            self._lowered = False
 
     def _write_size(self) -> None:
         fields = layout.SIZE_FIELDS.pack(self.size_bytes, 0, self._mapping.l1_size, self._mapping.l1_offset)

@@ -226,11 +226,13 @@ class Writer:
             self._fd = -1
 
     def close(self) -> None:
-        """Flush and let go of the file. Closing twice does nothing."""
+        """Flush and let go of the file, which has no leaks then, whatever happens. Closing twice does nothing."""
         if self._fd < 0:
             return
         try:
             self.flush()
+            with self._guarded():
+                self._ledger.conclude()
         finally:
             self.abandon()
 

@@ -55,7 +55,7 @@ class Handler:
         """Fill the head from the archive, while the snapshot's host is kept from deleting what it needs."""
         core = self._core
         head = intent.payload[HEAD]
-        if core.pool.path(head).exists():
+        if core.pool.is_made(head):
             return
         host, environment_uid, snapshot_uid = intent.payload[PLACE].split("/")
         place = model.ArchivePlace(host, environment_uid, snapshot_uid)

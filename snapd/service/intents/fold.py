@@ -69,6 +69,8 @@ class Handler:
                 self._up(lower, child)
             elif core.pool.path(lower.uid).exists():
                 self._down(lower, child)
+            else:
+                self._settle_names(lower, child)
         fsops.point("fold.before_commit")
         with core.catalog.transaction() as tx:
             layers.set_parent(tx, intent.payload[CHILD], lower.parent)
@@ -111,9 +113,16 @@ class Handler:
             fold.fold_down(above, path, self._beneath(stack, lower))
         fsops.point("fold.copied")
         with fsops.translated(path):
-            fsops.publish(path, pool.path(child.uid))
-            fsops.sync_directory(path.parent)
+            fsops.rename(path, pool.path(child.uid))
+        self._settle_names(lower, child)
         fsops.point("fold.relinked")
+
+    def _settle_names(self, lower: model.Layer, child: model.Layer) -> None:
+        """Make durable that the lower layer's file has the child's name; an earlier try may have died before it was."""
+        pool = self._core.pool
+        with fsops.translated(pool.path(child.uid)):
+            for layer in (child, lower):
+                fsops.sync_directory(pool.path(layer.uid).parent)
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Never called: the lower layer may be changed already, so only going on is right."""

@@ -48,7 +48,7 @@ class Handler:
         """Make the volume of what was uploaded."""
         core = self._core
         head = intent.payload[HEAD]
-        if not core.pool.path(head).exists():
+        if not core.pool.is_made(head):
             if intent.payload[FORMAT] == model.ImageFormat.QCOW2:
                 self._convert(intent, control)
             core.pool.publish(head)

@@ -1,5 +1,6 @@
 """Recordings: what goes in comes out, once, on a base, again after an abort, from several threads."""
 
+import contextlib
 import errno
 import os
 import random
@@ -232,6 +233,15 @@ def test_a_snapshot_is_archived_once(archive: archives.Archive) -> None:
     assert archive.contents("snap") == content(0)
 
 
+def _unfinished() -> list[str]:
+    """Return the unfinished objects that this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [path for path in found if "/packs/" in path and ".tmp" in path]
+
+
 @pytest.mark.parametrize(
     ("code", "expected"), [(errno.ENOSPC, errors.StorageFull), (errno.EIO, errors.ArchiveUnreachable)]
 )
@@ -259,6 +269,7 @@ def test_a_failing_store_fails_the_recording_and_the_next_one_succeeds(
     fsops.observe(None)
     recording.abort()
     assert struck
+    assert _unfinished() == [], "what failed is let go of at once"
     assert archive_on_disk.repository.snapshots(ENVIRONMENT) == []
     archive_on_disk.record("snap", blocks, 4 * BLOCK)
     assert archive_on_disk.contents("snap") == b"".join(blocks.values())

@@ -1,4 +1,5 @@
 import datetime
+import functools
 import os
 import pathlib
 import stat
@@ -6,7 +7,7 @@ import stat
 import pytest
 from pyfakefs.fake_filesystem import FakeFilesystem
 
-from snapd import errors, model, units
+from snapd import errors, fsops, model, units
 from snapd.pool import layers as pools
 from snapd.qcow2.reading import image
 from snapd.qcow2.writing import writer
@@ -146,3 +147,36 @@ def test_a_pool_is_made_once_and_opened_ever_after(fs: FakeFilesystem) -> None:
     assert len(fs.listdir("/srv/pool")) == 257
     pool = pools.Pool(pathlib.Path("/srv/pool"), 0)
     assert list(pool.files()) == []
+
+
+def _note(names: list[str], operation: fsops.Operation) -> None:
+    names.append(operation.name)
+
+
+def test_a_layer_is_removed_durably_even_if_a_process_that_died_had_begun_with_it(pool: pools.Pool) -> None:
+    # Half made, whole, and removed but for the sync: afterwards the row goes, and no file may come back.
+    pool.temporary_path(A).touch()
+    pool.create(_layer(B))
+    for uid in (A, B, C):
+        names: list[str] = []
+        fsops.observe(None, functools.partial(_note, names))
+        try:
+            pool.remove(uid)
+        finally:
+            fsops.observe(None)
+        assert names[-1] == "syncdir"
+    assert list(pool.files()) == []
+
+
+def test_a_layer_that_is_found_made_has_its_name_made_durable(pool: pools.Pool) -> None:
+    # Whoever gave it the name may have died before the folder was synced.
+    pool.create(_layer(A))
+    names: list[str] = []
+    fsops.observe(None, functools.partial(_note, names))
+    try:
+        pool.create(_layer(A))
+        assert pool.is_made(A)
+        assert not pool.is_made(B)
+    finally:
+        fsops.observe(None)
+    assert names == ["syncdir", "syncdir"]

@@ -228,3 +228,28 @@ def test_refcounts_beyond_the_file_s_end_are_passed_over(path: pathlib.Path) -> 
     assert check.check(path).corruptions == 0
     assert repair.repair_leaks(path) == 1
     assert content(path) == (b"1" * (4 * CLUSTER)).ljust(SIZE, b"\0")
+
+
+def test_what_was_given_back_is_free_durably_once_the_writer_is_closed(path: pathlib.Path) -> None:
+    with writer.Writer.open(path) as target:
+        target.write(0, b"d" * (4 * CLUSTER))
+    made: list[str] = []
+    fsops.observe(None, lambda operation: made.append(operation.name))
+    try:
+        with writer.Writer.open(path) as target:
+            target.write_zeroes(0, 2 * CLUSTER)
+    finally:
+        fsops.observe(None)
+    assert made[-1] == "fdatasync"
+    assert "pwrite" in made[made.index("fdatasync") : -1], "counters are lowered after the tables are durable"
+
+
+def test_what_is_found_without_leaks_is_on_the_disk_and_not_only_in_memory(path: pathlib.Path) -> None:
+    # Its writer may have died before a sync, or a sync may have failed and left pages that look clean.
+    made: list[str] = []
+    fsops.observe(None, lambda operation: made.append(operation.name))
+    try:
+        assert repair.repair_leaks(path) == 0
+    finally:
+        fsops.observe(None)
+    assert made == ["fdatasync", "evict"]

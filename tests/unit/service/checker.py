@@ -96,7 +96,8 @@ def _check_pool(connection: sqlite3.Connection, settings: Settings) -> None:
     uploading = {row[0] for row in connection.execute("SELECT volume_uid FROM uploads")}
     written = {row[0] for row in connection.execute("SELECT json_extract(payload, '$.layer') FROM intents")}
     known = {row["uid"]: row for row in connection.execute("SELECT * FROM layers")}
-    assert pool.strays(set(known) | uploading) == []
+    strays = pool.strays(set(known) | uploading)
+    assert not strays, f"nothing explains {strays}"
     for uid, row in known.items():
         if row["state"] == "CREATING":
             continue

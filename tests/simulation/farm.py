@@ -1,0 +1,101 @@
+"""Runs seeds, each in a folder of its own in memory, and makes a plan that fails as small as it goes."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import tempfile
+import traceback
+from collections.abc import Callable
+
+from tests.simulation import run
+
+_MEMORY = pathlib.Path("/dev/shm")
+_MOST_TRIES = 150
+
+Fails = Callable[[run.Plan], bool]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a seed."""
+
+    digest: str
+    figures: run.Figures
+    failure: str | None
+    story: str
+    """How it failed, and how to have it again."""
+
+
+def run_seed(seed: int, *, small: bool) -> Outcome:
+    """Run a seed; if it fails, run smaller plans that fail alike, if asked for."""
+    plan = run.plan(seed)
+    outcome = run_plan(plan)
+    if outcome.failure is None:
+        return outcome
+    again = f"again: .venv/bin/python -m tests.simulation --seeds 1 --start {seed}"
+    if small:
+        plan = shrunk(plan, outcome.failure)
+        outcome = dataclasses.replace(run_plan(plan), failure=outcome.failure)
+    steps = "\n".join(f"  {step}" for step in plan.steps)
+    faults = "\n".join(f"  {fault}" for fault in plan.faults)
+    story = f"{outcome.story}\n{again}\nin {plan.lives} lives, steps:\n{steps}\nfaults:\n{faults}"
+    return dataclasses.replace(outcome, story=story)
+
+
+def run_plan(plan: run.Plan) -> Outcome:
+    """Run a plan."""
+    logging.getLogger("snapd").propagate = logging.getLogger().isEnabledFor(logging.INFO)
+    folder = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="simulation-", dir=folder) as name:
+        running = run.Run(plan, pathlib.Path(name))
+        try:
+            return Outcome(running.execute(), running.figures, None, "")
+        except Exception as error:
+            story = "".join(traceback.format_exception(error))
+            return Outcome("", running.figures, f"{type(error).__name__}: {error}", story)
+
+
+def shrunk(plan: run.Plan, failure: str) -> run.Plan:
+    """Return a plan with fewer steps and faults that fails with the same kind of error."""
+    kind = failure.partition(":")[0]
+    tries = 0
+
+    def fails(candidate: run.Plan) -> bool:
+        nonlocal tries
+        tries += 1
+        found = run_plan(candidate).failure
+        return found is not None and found.partition(":")[0] == kind
+
+    for lives in range(1, plan.lives):
+        if fails(dataclasses.replace(plan, lives=lives)):
+            plan = dataclasses.replace(plan, lives=lives)
+            break
+    plan = dataclasses.replace(
+        plan,
+        steps=tuple(step for step in plan.steps if step.life < plan.lives),
+        faults=tuple(fault for fault in plan.faults if fault.life < plan.lives),
+    )
+    size = max(1, len(plan.steps) // 2)
+    while tries < _MOST_TRIES:
+        smaller = _without_some(plan, size, fails)
+        if smaller == plan and size == 1:
+            break
+        plan, size = smaller, max(1, size // 2)
+    return plan
+
+
+def _without_some(plan: run.Plan, size: int, fails: Fails) -> run.Plan:
+    """Return a plan without the runs of so many steps, and the single faults, that it fails without."""
+    at = 0
+    while at < len(plan.steps):
+        candidate = dataclasses.replace(plan, steps=plan.steps[:at] + plan.steps[at + size :])
+        if fails(candidate):
+            plan = candidate
+        else:
+            at += size
+    for fault in plan.faults:
+        candidate = dataclasses.replace(plan, faults=tuple(each for each in plan.faults if each != fault))
+        if fails(candidate):
+            plan = candidate
+    return plan
