@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from snapd import clock as clocks
 from snapd import errors, fsops, model, pace
 from snapd.archive import repository as repositories
+from snapd.archive.backends import backend
 from snapd.catalog import db
 from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
