@@ -1,11 +1,6 @@
-"""Callers: each does one thing after the other, and writes into the ledger what it was told.
-
-A step says what is done, and a number from which the rest follows. What isn't possible at that moment is left out, so
-any subset of steps is a plan as well.
-"""
+"""Callers: each does one thing after the other, and writes into the ledger what it was told."""
 
 import contextlib
-import dataclasses
 import datetime
 import functools
 import random
@@ -16,7 +11,7 @@ from snapd import errors, model, units
 from snapd.service.service import Service
 from snapd.service.snapshots import SnapshotSpec
 from snapd.service.volumes import VolumeSpec
-from tests.simulation import contents
+from tests.simulation import actions, contents
 from tests.simulation import ledger as ledgers
 from tests.simulation import scheduler as schedulers
 from tests.unit.service import world as worlds
@@ -27,29 +22,6 @@ _MOST_SNAPSHOTS: Final = 12
 _PATIENCE_S: Final = 600.0
 _LOOK_S: Final = 5.0
 
-WEIGHTS: Final = {
-    "create": 4,
-    "bring": 3,
-    "write": 25,
-    "zero": 6,
-    "capture": 14,
-    "archive": 3,
-    "revert": 7,
-    "clone": 7,
-    "delete_volume": 4,
-    "delete_snapshot": 8,
-    "rename": 3,
-    "cancel": 3,
-    "pause": 2,
-    "read_volume": 4,
-    "read_snapshot": 5,
-    "check": 3,
-    "rest": 8,
-}
-"""What callers do, and how often."""
-BUSY: Final = {"create": 1, "write": 30, "zero": 6, "capture": 15, "delete_snapshot": 5, "read_volume": 3, "rest": 1}
-"""What they do when they all want the same few disks."""
-
 _REFUSALS: Final = (
     errors.WrongState,
     errors.NotFound,
@@ -59,16 +31,6 @@ _REFUSALS: Final = (
     errors.SnapshotOfAnotherVolume,
 )
 """Errors that say that nothing was done."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Step:
-    """Something that a caller does."""
-
-    life: int
-    caller: int
-    kind: str
-    seed: int
 
 
 class Broken(AssertionError):
@@ -96,7 +58,7 @@ class Caller:
         """Let go of the service: its process is gone. What was left unanswered may be asked of the next one."""
         del self._service
 
-    def take(self, step: Step) -> None:
+    def take(self, step: actions.Step) -> None:
         """Take a step. Errors that a caller has to live with are no failure."""
         self._random = random.Random(step.seed)
         action: Callable[[], None] = getattr(self, f"_{step.kind}")

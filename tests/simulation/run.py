@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from snapd import errors, fsops, model
 from snapd.archive.backends import directory
 from snapd.service.service import Service
-from tests.simulation import callers, disk, ledger, machine, scheduler, store, threads, weather
+from tests.simulation import actions, callers, disk, ledger, machine, scheduler, store, threads, weather
 from tests.unit.service import checker
 from tests.unit.service import world as worlds
 
@@ -53,7 +53,7 @@ class Plan:
 
     seed: int
     lives: int
-    steps: tuple[callers.Step, ...]
+    steps: tuple[actions.Step, ...]
     faults: tuple[weather.Fault, ...]
     worst: bool = False
     """Power cuts leave nothing that was not synced, in place of what the seed says."""
@@ -86,10 +86,10 @@ def plan(seed: int) -> Plan:
     choice = random.Random(seed)
     lives = choice.randint(2, 5)
     count = choice.randint(1, 4)
-    what = choice.choice((callers.WEIGHTS, callers.WEIGHTS, callers.BUSY))
+    what = choice.choice((actions.WEIGHTS, actions.WEIGHTS, actions.BUSY))
     kinds, weights = list(what), list(what.values())
     steps = [
-        callers.Step(life, caller, kind, choice.getrandbits(32))
+        actions.Step(life, caller, kind, choice.getrandbits(32))
         for life in range(lives)
         for caller in range(count)
         for kind in choice.choices(kinds, weights, k=choice.randint(4, 24))
@@ -232,7 +232,7 @@ class Run:
                 callers.require_typed(error)
 
     def _call(self, service: Service, life: int) -> None:
-        steps: dict[int, list[callers.Step]] = collections.defaultdict(list)
+        steps: dict[int, list[actions.Step]] = collections.defaultdict(list)
         for step in self.plan.steps:
             if step.life == life:
                 steps[step.caller].append(step)
@@ -246,7 +246,7 @@ class Run:
         for ended in ends:
             ended.wait()
 
-    def _take_all(self, caller: callers.Caller, steps: list[callers.Step], ended: threads.Event) -> None:
+    def _take_all(self, caller: callers.Caller, steps: list[actions.Step], ended: threads.Event) -> None:
         for step in steps:
             caller.take(step)
             self.figures.operations += 1

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.simulation import callers, farm, run, weather
+from tests.simulation import actions, farm, run, weather
 
 _CAPTURES = ("create", "write", "capture", "write", "capture", "revert", "write", "clone")
 _ARCHIVING = ("create", "write", "capture", "archive", "write", "capture", "delete_snapshot", "rest", "rest")
@@ -32,9 +32,9 @@ _STRIDE = int(os.environ.get("STRIDE", "37"))
 
 
 def _plan(story: str, seed: int, at: int) -> run.Plan:
-    steps = [callers.Step(0, 0, kind, seed * 100 + number) for number, kind in enumerate(STORIES[story])]
+    steps = [actions.Step(0, 0, kind, seed * 100 + number) for number, kind in enumerate(STORIES[story])]
     faults = (weather.Fault(0, "kill", at), weather.Fault(1, "power", 0))
-    return run.Plan(seed, 2, (*steps, callers.Step(1, 0, "write", seed)), faults, worst=True)
+    return run.Plan(seed, 2, (*steps, actions.Step(1, 0, "write", seed)), faults, worst=True)
 
 
 def _sweep(story: str, seed: int, first: int, stride: int) -> None:
