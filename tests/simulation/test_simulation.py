@@ -12,7 +12,7 @@ from tests.simulation import farm, run
 
 ROOT = pathlib.Path(__file__).parents[2]
 FIXED = range(1, 26)
-FRESH = 10
+FRESH = 5
 MANY = 1500
 
 

@@ -42,7 +42,9 @@ class Handler:
         """Archive."""
         core = self._core
         snapshot = snapshots.by_uid(core.catalog.reader(), intent.subject)
-        assert snapshot is not None
+        if snapshot is None:
+            # It was deleted while this waited for its turn, and the deletion has ended the intent.
+            return
         statistics = self._stored_already(snapshot)
         if statistics is None:
             statistics = self._record(snapshot, control)
