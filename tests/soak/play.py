@@ -76,9 +76,9 @@ class Play:
 
     def run(self, seconds: float, turn_s: float) -> None:
         """Play for about so long, in stormy and calm turns of so long each. Raises AssertionError."""
-        begin = clocks.monotonic_s()
         self._daemon.start()
         self._stage.raise_curtain()
+        begin = clocks.monotonic_s()
         for agent in self._agents:
             agent.start()
         try:

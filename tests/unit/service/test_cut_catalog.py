@@ -50,6 +50,7 @@ def _live(world: worlds.World) -> _History:
         world.until(lambda number=number: world.get_snapshot(f"s{number}").state is model.SnapshotState.COMPLETED)  # type: ignore[misc]
         history.note_snapshot(f"s{number}")
     world.clone("c", "s0")
+    history.note("c")
     world.write("c", 0, chance.randbytes(512))
     history.note("c")
     world.revert("v", "s0")
