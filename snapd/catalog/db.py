@@ -16,6 +16,8 @@ from snapd import errors
 from snapd.catalog import migrations
 
 Value = str | int | float | bytes | None
+Reader = Callable[[], sqlite3.Connection]
+"""Gives a connection that sees what was committed before the call."""
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)

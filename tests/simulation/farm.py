@@ -52,6 +52,7 @@ def run_plan(plan: run.Plan) -> Outcome:
         try:
             return Outcome(running.execute(), running.figures, None, "")
         except Exception as error:
+            # Whatever a run ends with is what it found; a kill of the simulated process never gets here.
             story = "".join(traceback.format_exception(error))
             return Outcome("", running.figures, f"{type(error).__name__}: {error}", story)
 

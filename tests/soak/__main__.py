@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import traceback
 
 import click
 
@@ -41,17 +42,19 @@ def soak(minutes: float, turn: float, seed: int | None, clients: int, record_pat
             stack.callback(disk.close)
             place = disk.place
         running = play.Play(place, clients=clients, seed=seed, own=not problem)
+        failure = None
         try:
             running.run(minutes * 60, turn)
-        except BaseException:
+        except AssertionError as error:
+            failure = str(error)
             sys.stderr.write("".join((place / "state.log").read_text().splitlines(keepends=True)[-200:]))
-            raise
-        finally:
-            click.echo(running.outcome, err=True)
-    text = play.record(running.outcome, seed, _where())
+            traceback.print_exception(error)
+    text = play.record(running.outcome, seed, failure, _where())
     click.echo(text)
     if record_path is not None:
         record_path.write_text(text)
+    if failure is not None:
+        sys.exit(1)
 
 
 def _where() -> dict[str, str | int]:

@@ -170,14 +170,12 @@ def _unsettled(settings: Settings) -> list[tuple[object, ...]]:
         return found
 
 
-def record(outcome: Outcome, seed: int, extra: dict[str, Any]) -> str:
-    """Return what a soak came to as JSON: only one that found nothing wrong has a record."""
+def record(outcome: Outcome, seed: int, failure: str | None, extra: dict[str, Any]) -> str:
+    """Return what a soak came to as JSON, with what it found wrong."""
     document = {
         **extra,
         "seed": seed,
         **dataclasses.asdict(outcome),
-        "lost_operations": 0,
-        "wrong_contents": 0,
-        "stuck_states": 0,
+        "failure": failure,
     }
     return json.dumps(document, indent=2) + "\n"

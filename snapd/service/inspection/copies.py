@@ -4,17 +4,13 @@ Manifests are listed and not read: whether what they lead to is whole is the scr
 daemon that runs: what seems wrong is looked at once more before it is told.
 """
 
-import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from snapd import model
-from snapd.catalog import environments, snapshots
+from snapd.catalog import db, environments, snapshots
 from snapd.service import names
 from snapd.service.inspection import findings
-
-Reader = Callable[[], sqlite3.Connection]
-"""Gives a connection that sees what was committed before the call."""
 
 
 class Archive(Protocol):
@@ -30,7 +26,7 @@ class Archive(Protocol):
 
 
 def look(
-    read: Reader, archive: Archive, reserved: Collection[str], check_stop: Callable[[], None]
+    read: db.Reader, archive: Archive, reserved: Collection[str], check_stop: Callable[[], None]
 ) -> Iterator[findings.Finding]:
     """Yield what is missing in the archive, and what nobody explains there; `reserved` areas hold no snapshots.
 
@@ -42,7 +38,7 @@ def look(
         yield from _look_at(read, archive, environment_uid)
 
 
-def lost(read: Reader, archive: Archive, environment_uid: str) -> list[str]:
+def lost(read: db.Reader, archive: Archive, environment_uid: str) -> list[str]:
     """Return the uids of an environment's archived snapshots that the archive lacks, sorted. Raises as `look`."""
     expected = snapshots.archived_uids(read(), environment_uid)
     there = set(archive.snapshots(environment_uid))
@@ -50,7 +46,7 @@ def lost(read: Reader, archive: Archive, environment_uid: str) -> list[str]:
     return sorted(uid for uid in expected - there if _is_archived(read, uid))
 
 
-def _look_at(read: Reader, archive: Archive, environment_uid: str) -> Iterator[findings.Finding]:
+def _look_at(read: db.Reader, archive: Archive, environment_uid: str) -> Iterator[findings.Finding]:
     for uid in lost(read, archive, environment_uid):
         snapshot = snapshots.by_uid(read(), uid)
         if snapshot is not None:
@@ -58,13 +54,16 @@ def _look_at(read: Reader, archive: Archive, environment_uid: str) -> Iterator[f
             problem = f"the archive has no manifest of {name}"
             yield findings.Finding(findings.Kind.COPY_MISSING, uid, problem, (name,))
     # The manifests come first: the row of one that has come since is there already.
-    for uid in archive.snapshots(environment_uid):
-        if snapshots.by_uid(read(), uid) is None and uid in archive.snapshots(environment_uid):
+    unknown = [uid for uid in archive.snapshots(environment_uid) if snapshots.by_uid(read(), uid) is None]
+    # A deletion takes the manifest and then the row: what is listed once more isn't on its way out.
+    there = set(archive.snapshots(environment_uid)) if unknown else set()
+    for uid in unknown:
+        if uid in there:
             problem = f"the archive has a snapshot {uid} of environment {environment_uid} that the catalog doesn't know"
             yield findings.Finding(findings.Kind.COPY_UNEXPLAINED, uid, problem)
 
 
-def _is_archived(read: Reader, uid: str) -> bool:
+def _is_archived(read: db.Reader, uid: str) -> bool:
     found = snapshots.by_uid(read(), uid)
     return (
         found is not None

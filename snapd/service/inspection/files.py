@@ -4,24 +4,20 @@ May be asked beside a daemon that runs: a row is there before its file and after
 once more before it is told.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterator
 
 from snapd import errors, model
-from snapd.catalog import dependents, journal, layers, snapshots, volumes
+from snapd.catalog import db, dependents, journal, layers, snapshots, volumes
 from snapd.pool import layers as pools
 from snapd.qcow2.checking import check
 from snapd.qcow2.reading import image
 from snapd.service import names
 from snapd.service.inspection import findings
 
-Reader = Callable[[], sqlite3.Connection]
-"""Gives a connection that sees what was committed before the call."""
-
 _WITH_FILE = (model.LayerState.HEAD, model.LayerState.FROZEN)
 
 
-def strays(read: Reader, pool: pools.Pool) -> Iterator[findings.Finding]:
+def strays(read: db.Reader, pool: pools.Pool) -> Iterator[findings.Finding]:
     """Yield the files of the pool that nothing explains."""
     # The files come first: the row of one that has come since is there already.
     there = list(pool.files())
@@ -37,7 +33,7 @@ def strays(read: Reader, pool: pools.Pool) -> Iterator[findings.Finding]:
             yield findings.Finding(findings.Kind.FILE_UNEXPLAINED, name, f"nothing explains the file {name}")
 
 
-def missing(read: Reader, pool: pools.Pool, check_stop: Callable[[], None]) -> Iterator[findings.Finding]:
+def missing(read: db.Reader, pool: pools.Pool, check_stop: Callable[[], None]) -> Iterator[findings.Finding]:
     """Yield the layers whose files are gone, and the frozen ones that could be written. `check_stop` may raise."""
     for uid in sorted(layers.uids(read())):
         check_stop()
@@ -52,7 +48,7 @@ def missing(read: Reader, pool: pools.Pool, check_stop: Callable[[], None]) -> I
             yield findings.Finding(findings.Kind.LAYER_WRITABLE, uid, f"layer {uid} is frozen, and its file isn't")
 
 
-def damaged(read: Reader, pool: pools.Pool, check_stop: Callable[[], None]) -> Iterator[findings.Finding]:
+def damaged(read: db.Reader, pool: pools.Pool, check_stop: Callable[[], None]) -> Iterator[findings.Finding]:
     """Yield what is wrong inside layers' files: headers that aren't the catalog's, damaged tables, leaks.
 
     It reads all tables of all files. Only for who has the pool to himself. `check_stop` may raise.
@@ -64,7 +60,7 @@ def damaged(read: Reader, pool: pools.Pool, check_stop: Callable[[], None]) -> I
             yield from _look_inside(read, pool, layer)
 
 
-def _look_inside(read: Reader, pool: pools.Pool, layer: model.Layer) -> Iterator[findings.Finding]:
+def _look_inside(read: db.Reader, pool: pools.Pool, layer: model.Layer) -> Iterator[findings.Finding]:
     path, uid = pool.path(layer.uid), layer.uid
     try:
         with image.Image.open(path) as opened:
@@ -89,23 +85,23 @@ def _look_inside(read: Reader, pool: pools.Pool, layer: model.Layer) -> Iterator
         yield findings.Finding(findings.Kind.IMAGE_LEAKS, uid, problem)
 
 
-def _is_as_before(read: Reader, layer: model.Layer) -> bool:
+def _is_as_before(read: db.Reader, layer: model.Layer) -> bool:
     return layers.find(read(), layer.uid) == layer
 
 
-def _is_at_rest(read: Reader, layer: model.Layer) -> bool:
+def _is_at_rest(read: db.Reader, layer: model.Layer) -> bool:
     """Say whether a layer is as it was and no open intent has anything to do with it."""
     return _is_as_before(read, layer) and not any(
         layer.uid in (intent.subject, *intent.payload.values()) for intent in journal.intents(read())
     )
 
 
-def _folding_parent(read: Reader, layer: model.Layer) -> bool:
+def _folding_parent(read: db.Reader, layer: model.Layer) -> bool:
     below = None if layer.parent is None else layers.find(read(), layer.parent)
     return below is not None and below.state is model.LayerState.FOLDING
 
 
-def _finding(read: Reader, kind: findings.Kind, uid: str, problem: str) -> findings.Finding:
+def _finding(read: db.Reader, kind: findings.Kind, uid: str, problem: str) -> findings.Finding:
     connection = read()
     hit_volumes = (volumes.by_uid(connection, each) for each in dependents.volumes(connection, uid))
     hit_snapshots = (snapshots.by_uid(connection, each) for each in dependents.snapshots(connection, uid))

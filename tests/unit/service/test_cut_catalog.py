@@ -38,6 +38,10 @@ class _History:
         self.snapshots[snapshot_id] = self.world.snapshot_bytes(snapshot_id)
 
 
+def _until_completed(world: worlds.World, snapshot_id: str) -> None:
+    world.until(lambda: world.get_snapshot(snapshot_id).state is model.SnapshotState.COMPLETED)
+
+
 def _live(world: worlds.World) -> _History:
     """Do a bit of everything, and return what was there when."""
     chance = random.Random(1)
@@ -47,7 +51,7 @@ def _live(world: worlds.World) -> _History:
         world.write("v", number * worlds.CLUSTER, chance.randbytes(2 * worlds.CLUSTER))
         history.note("v")
         world.snapshot(f"s{number}", "v", rapid=number != 1)
-        world.until(lambda number=number: world.get_snapshot(f"s{number}").state is model.SnapshotState.COMPLETED)  # type: ignore[misc]
+        _until_completed(world, f"s{number}")
         history.note_snapshot(f"s{number}")
     world.clone("c", "s0")
     history.note("c")
