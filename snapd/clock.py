@@ -1,5 +1,10 @@
-"""Time as something that is passed in, so that a day of retention takes a test no time at all."""
+"""Time as something that is passed in, so that a day of retention takes a test no time at all.
 
+The wall clock is what people read and what a date means, and it can jump. Who waits for a moment waits for the end of a
+`Span`, which is over too when the clock shows less than when it began.
+"""
+
+import dataclasses
 import datetime
 import threading
 import time
@@ -22,6 +27,25 @@ class Clock(Protocol):
         May return early; callers look again at what they were waiting for.
         """
         ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Span:
+    """A time to wait for."""
+
+    since: datetime.datetime
+    until: datetime.datetime | None
+    """None: until somebody ends it."""
+
+    def is_over(self, now: datetime.datetime) -> bool:
+        """Say whether it has passed, or the clock was set back to before it began: nobody waits for that time again."""
+        return now < self.since or (self.until is not None and now >= self.until)
+
+
+def span(clock: Clock, length: datetime.timedelta) -> Span:
+    """Return a time that begins now."""
+    now = clock.now()
+    return Span(now, now + length)
 
 
 class SystemClock:

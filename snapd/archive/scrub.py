@@ -56,9 +56,14 @@ def due_evenly(
 
     As few of them as will do: those that must be, for the others to be done in time at the mean rate. So what was
     written in one day is spread over the interval, and a pack by itself is left until its time has come. What should
-    have been checked long ago, or isn't known to have been, is caught up with at a multiple of that rate.
+    have been checked long ago, or isn't known to have been, is caught up with at a multiple of that rate. A check
+    in the future was made while the clock was wrong, so it isn't known when.
     """
-    ordered = oldest_first(packs)
+    latest = now + period
+    ordered = oldest_first(
+        dataclasses.replace(one, checked=None) if one.checked is not None and one.checked > latest else one
+        for one in packs
+    )
     unknown = sum(one.checked is None for one in ordered)
     wanted = unknown
     for place, one in enumerate(ordered, 1):

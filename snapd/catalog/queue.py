@@ -39,6 +39,11 @@ HEAD: Final = (
 NEXT_TIME: Final = "SELECT min(archive_next_us) AS next_us FROM snapshots WHERE archive_next_us > ?"
 DUE_COUNT: Final = "SELECT count(*) AS count FROM snapshots WHERE archive_next_us <= ?"
 ANY_DUE: Final = "SELECT 1 FROM snapshots WHERE archive_next_us <= ? LIMIT 1"
+TOO_FAR: Final = (
+    "SELECT uid FROM snapshots WHERE archive_next_us IS NOT NULL AND (captured_us > :soon_us"
+    " OR archive_next_us > :soon_us AND archive_attempts = 0 AND (archive_urgent OR archive_next_us > archive_due_us)"
+    " OR archive_next_us > :latest_us AND archive_attempts > 0)"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +70,16 @@ def next_time(connection: sqlite3.Connection, now: datetime.datetime) -> datetim
     """Return when the next snapshot becomes due that isn't yet, or None if none will."""
     row = connection.execute(NEXT_TIME, (db.to_us(now),)).fetchone()
     return db.optional_time(row["next_us"])
+
+
+def too_far(connection: sqlite3.Connection, soon: datetime.datetime, latest: datetime.datetime) -> list[str]:
+    """Return the uids of what waits for longer than anything was ever told to, since the clock was set back.
+
+    What was captured, or was to be tried without a failure before it, is so by `soon`; what failed is tried again by
+    `latest`. Looks at all that waits.
+    """
+    moments = {"soon_us": db.to_us(soon), "latest_us": db.to_us(latest)}
+    return [row["uid"] for row in connection.execute(TOO_FAR, moments)]
 
 
 def due_count(connection: sqlite3.Connection, now: datetime.datetime) -> int:

@@ -76,10 +76,11 @@ class Control:
             self._heeded()
 
     def wait(self, clock: clocks.Clock, until: datetime.datetime) -> None:
-        """Wait until a clock has reached a moment. Raises Stopped as soon as somebody asks for it."""
+        """Wait until a clock has reached a moment, or was set back. Raises Stopped as soon as somebody asks for it."""
         with self._stirred:
             self.check()
-            while clock.now() < until:
+            span = clocks.Span(clock.now(), until)
+            while not span.is_over(clock.now()):
                 clock.wait(self._stirred, until)
                 self.check()
 

@@ -7,6 +7,7 @@ import datetime
 import logging
 from typing import Final
 
+from snapd import clock as clocks
 from snapd import errors, units
 from snapd.archive import collection
 from snapd.catalog import environments
@@ -29,7 +30,8 @@ class Collector:
 
     def __init__(self, core: cores.Core) -> None:
         self._core = core
-        self._next_look: dict[str, datetime.datetime] = {}
+        self._rests: dict[str, clocks.Span] = {}
+        """How long an environment's packs aren't looked through."""
 
     def collect(self, environment_uid: str, *, repack: bool = False) -> collection.Collected | None:
         """Collect an environment, and repack it if that pays or is asked for; None if somebody is reading its packs.
@@ -51,7 +53,7 @@ class Collector:
         if repack or self._pays(environment_uid):
             repacked = repository.upkeep.repack(environment_uid)
             if not repacked.packs_moved:
-                self._next_look[environment_uid] = self._core.now() + REST
+                self._rests[environment_uid] = clocks.span(self._core.clock, REST)
             collected = collected.plus(repacked)
         gone = environments.by_uid(self._core.catalog.reader(), environment_uid) is None
         if gone and environment_uid != cores.CATALOG_AREA and not repository.snapshots(environment_uid):
@@ -74,9 +76,9 @@ class Collector:
 
     def _pays(self, environment_uid: str) -> bool:
         """Say whether an environment's packs are to be looked through now, and look sparse enough to be repacked."""
-        now = self._core.now()
-        if now < self._next_look.get(environment_uid, now):
+        rest = self._rests.get(environment_uid)
+        if rest is not None and not rest.is_over(self._core.now()):
             return False
-        self._next_look[environment_uid] = now + LOOK
+        self._rests[environment_uid] = clocks.span(self._core.clock, LOOK)
         sparse, total = self._core.repository.upkeep.sparse_bytes(environment_uid)
         return sparse > 0 and (sparse >= _BYTES or sparse >= total * _PART)

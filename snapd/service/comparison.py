@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
+from snapd import clock as clocks
 from snapd import errors, model
 from snapd.catalog import snapshots
 from snapd.copier import control as controls
@@ -134,8 +135,8 @@ class Comparison:
 
     def _wait(self) -> None:
         core = self._core
-        until = core.now() + AGAIN
+        rest = clocks.span(core.clock, AGAIN)
         with self._changed:
-            while core.now() < until:
+            while not rest.is_over(core.now()):
                 self._check()
-                core.clock.wait(self._changed, until)
+                core.clock.wait(self._changed, rest.until)

@@ -60,18 +60,21 @@ class Hints:
             self._changed.notify_all()
 
     def rest(self, clock: clocks.Clock, until: datetime.datetime | None) -> bool:
-        """Wait for a moment, or for a nudge, whatever hints there are; False when it is time to stop."""
+        """Wait for a moment, or for a nudge, whatever hints there are; False when it is time to stop.
+
+        May return early, so that the caller sees whether it is still the moment to wait for.
+        """
         with self._changed:
-            while not (self._stopping or self._nudged or (until is not None and clock.now() >= until)):
+            if not (self._stopping or self._nudged):
                 clock.wait(self._changed, until)
             self._nudged = False
             return not self._stopping
 
-    def wait(self, clock: clocks.Clock, until: datetime.datetime) -> bool:
-        """Wait for hints, for a moment or for a nudge; False when it is time to stop."""
+    def wait(self, clock: clocks.Clock, span: clocks.Span) -> bool:
+        """Wait for hints, for the end of a time or for a nudge; False when it is time to stop."""
         with self._changed:
-            while not (self._stopping or self._nudged or self._any() or clock.now() >= until):
-                clock.wait(self._changed, until)
+            while not (self._stopping or self._nudged or self._any() or span.is_over(clock.now())):
+                clock.wait(self._changed, span.until)
             self._nudged = False
             return not self._stopping
 

@@ -8,6 +8,7 @@ import datetime
 import logging
 import threading
 
+from snapd import clock as clocks
 from snapd import errors, model
 from snapd.catalog import events, journal, layers, operations, points
 from snapd.copier import control as controls
@@ -21,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 ROUND = datetime.timedelta(minutes=5)
 """How often it looks at everything, whatever it was told."""
+_NOTHING = datetime.timedelta(0)
 OPERATIONS_KEPT = datetime.timedelta(days=30)
 REQUESTS_KEPT = datetime.timedelta(hours=48)
 EVENTS_KEPT = datetime.timedelta(hours=48)
@@ -44,7 +46,8 @@ class Keeper:
         self._jobs = jobs
         self._work = work
         self._transfers = transfer_service
-        self._next_round = core.now()
+        self._rest = clocks.span(core.clock, _NOTHING)
+        """Until the next round."""
         self._collector = collector
         self._thread = threading.Thread(target=self._loop, name="keeper")
 
@@ -62,7 +65,7 @@ class Keeper:
                 if not core.hints.rest(core.clock, pause.until):
                     return
                 continue
-            if not core.hints.wait(core.clock, self._next_round):
+            if not core.hints.wait(core.clock, self._rest):
                 return
             try:
                 self._look()
@@ -81,8 +84,8 @@ class Keeper:
         if self._paused() is not None:
             return
         candidates, dirty = core.hints.take()
-        if core.now() >= self._next_round:
-            self._next_round = core.now() + ROUND
+        if self._rest.is_over(core.now()):
+            self._rest = clocks.span(core.clock, ROUND)
             self._make_round()
             candidates |= set(layers.frozen_uids(core.catalog.reader()))
             dirty |= self._archived()

@@ -9,6 +9,7 @@ import datetime
 import logging
 import threading
 
+from snapd import clock as clocks
 from snapd import errors, model
 from snapd.archive import index, scrub
 from snapd.archive.backends import paced
@@ -20,6 +21,7 @@ from snapd.service import work as working
 _log = logging.getLogger(__name__)
 
 KIND = "scheduled_scrub"
+_NOTHING = datetime.timedelta(0)
 LOOK = datetime.timedelta(minutes=10)
 """How often it looks for packs whose check is due."""
 
@@ -34,9 +36,10 @@ class Scrubber:
     def __init__(self, core: cores.Core, work: working.Work) -> None:
         self._core = core
         self._work = work
-        self._next_look = core.now()
-        self._tried: dict[bytes, datetime.datetime] = {}
-        """When packs that are known to be damaged were last looked at."""
+        self._rest = clocks.span(core.clock, _NOTHING)
+        """Until the next look."""
+        self._tried: dict[bytes, clocks.Span] = {}
+        """How long packs that are known to be damaged are left alone."""
         self._pending: set[str] = set()
         """Environments whose snapshots' health is to be noted, as soon as the archive can be asked."""
         self._thread = threading.Thread(target=self._loop, name="scrubber")
@@ -53,14 +56,14 @@ class Scrubber:
 
     def _loop(self) -> None:
         core = self._core
-        while core.suspects.wait(core.clock, self._next_look):
+        while core.suspects.wait(core.clock, self._rest):
             try:
                 self._pending |= core.suspects.take()
                 for environment_uid in sorted(self._pending):
                     health.note(core, environment_uid)
                     self._pending.discard(environment_uid)
-                if core.now() >= self._next_look:
-                    self._next_look = core.now() + LOOK
+                if self._rest.is_over(core.now()):
+                    self._rest = clocks.span(core.clock, LOOK)
                     if core.settings.scrub_interval:
                         self.look()
             except controls.Stopped:
@@ -98,7 +101,7 @@ class Scrubber:
             try:
                 for found in core.repository.upkeep.check(environment_uid, due, check, store):
                     if found.problem:
-                        self._tried[found.pack_id] = core.now()
+                        self._tried[found.pack_id] = clocks.span(core.clock, core.settings.scrub_interval)
                         tell_damage(environment_uid, found)
             except _Held:
                 _log.info("scrubbing is held by a pause", extra={"environment": environment_uid})
@@ -109,7 +112,7 @@ class Scrubber:
         interval, now = core.settings.scrub_interval, core.now()
         packs = core.repository.upkeep.packs(environment_uid)
         # What is known to be damaged has no time of a check: it is looked at again, but not at each look.
-        fresh = [one for one in packs if self._tried.get(one.pack_id, now - interval) <= now - interval]
+        fresh = [one for one in packs if one.pack_id not in self._tried or self._tried[one.pack_id].is_over(now)]
         return scrub.due_evenly(fresh, now, interval, LOOK)
 
 

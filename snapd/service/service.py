@@ -25,6 +25,7 @@ from snapd.service import (
     problems,
     recovery,
     scrubber,
+    setbacks,
     stores,
     transfers,
     upkeep,
@@ -89,6 +90,8 @@ class Service:
         self.archives = archives.Archives(core)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
         self.recovered = recovery.recover(core, self._jobs, self._heads)
+        setbacks.settle(core)
+        self._clock_watch = setbacks.Watch(core)
         self.comparison = comparison.Comparison(core)
 
     @classmethod
@@ -140,6 +143,7 @@ class Service:
         self._keeper.start()
         self._scrubber.start()
         self.comparison.start()
+        self._clock_watch.start()
 
     def stop(self) -> None:
         """Park the background work, wait for it, and close the stores. Nobody may call any more."""
@@ -148,6 +152,7 @@ class Service:
         self._keeper.stop()
         self._scrubber.stop()
         self.comparison.stop()
+        self._clock_watch.stop()
         self.upkeep.stop()
         self._jobs.stop()
         self._heads.close_all()

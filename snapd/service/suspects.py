@@ -4,7 +4,6 @@ Whoever meets damage says so here and goes on; the scrubber finds out whom it hi
 scrub finds the same.
 """
 
-import datetime
 import threading
 
 from snapd import clock as clocks
@@ -30,11 +29,11 @@ class Suspects:
             self._stopping = True
             self._changed.notify_all()
 
-    def wait(self, clock: clocks.Clock, until: datetime.datetime) -> bool:
-        """Wait for something to look at, or for a moment; False when it is time to stop."""
+    def wait(self, clock: clocks.Clock, span: clocks.Span) -> bool:
+        """Wait for something to look at, or for the end of a time; False when it is time to stop."""
         with self._changed:
-            while not (self._stopping or self._environments or clock.now() >= until):
-                clock.wait(self._changed, until)
+            while not (self._stopping or self._environments or span.is_over(clock.now())):
+                clock.wait(self._changed, span.until)
             return not self._stopping
 
     def take(self) -> set[str]:

@@ -30,13 +30,20 @@ _SINGLE = ("snapd.clock", "snapd.pace")
 
 
 class Clock:
-    """A clock.Clock that shows the scheduler's time."""
+    """A clock.Clock that shows the scheduler's time, until it is set to another one."""
 
-    def __init__(self, scheduler: schedulers.Scheduler) -> None:
+    def __init__(self, scheduler: schedulers.Scheduler, *, may_be_set: bool) -> None:
         self._scheduler = scheduler
+        self._may_be_set = may_be_set
+        self._ahead = datetime.timedelta(0)
 
     def now(self) -> datetime.datetime:
-        return START + datetime.timedelta(seconds=self._scheduler.now_s)
+        return START + self._ahead + datetime.timedelta(seconds=self._scheduler.now_s)
+
+    def set(self, change: datetime.timedelta) -> None:
+        """Set it forward by so much, or back."""
+        assert self._may_be_set
+        self._ahead += change
 
     def wait(self, condition: Any, until: datetime.datetime | None) -> None:
         timeout_s = clocks.LONGEST_WAIT_S
@@ -46,8 +53,11 @@ class Clock:
                 return
         elif not isinstance(condition, threads.Condition):
             raise TypeError(condition)
-        # Without a time to wait for there is news or nothing; looking again each minute would only cost.
-        condition.wait(None if until is None else timeout_s)
+        if self._may_be_set:
+            condition.wait(min(timeout_s, clocks.LONGEST_WAIT_S))
+        else:
+            # Without a time to wait for there is news or nothing; looking again each minute would only cost.
+            condition.wait(None if until is None else timeout_s)
 
 
 @functools.cache
@@ -89,8 +99,8 @@ def _names(scheduler: schedulers.Scheduler) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def running(scheduler: schedulers.Scheduler, seed: int) -> Iterator[Clock]:
-    """Have the product run on a scheduler's machine for the length of a block."""
+def running(scheduler: schedulers.Scheduler, seed: int, *, may_be_set: bool = False) -> Iterator[Clock]:
+    """Have the product run on a scheduler's machine for the length of a block, with a clock that may be set or not."""
     kept: list[tuple[Any, str, Any]] = []
 
     def put(owner: Any, name: str, value: Any) -> None:
@@ -110,7 +120,7 @@ def running(scheduler: schedulers.Scheduler, seed: int) -> Iterator[Clock]:
     random.seed(seed)
     try:
         assert uuid.uuid4().version == 4
-        yield Clock(scheduler)
+        yield Clock(scheduler, may_be_set=may_be_set)
     finally:
         random.setstate(state)
         for owner, name, value in reversed(kept):

@@ -94,7 +94,8 @@ def plan(seed: int) -> Plan:
         for caller in range(count)
         for kind in choice.choices(kinds, weights, k=choice.randint(4, 24))
     ]
-    return Plan(seed, lives, tuple(steps), tuple(weather.forecast(choice, lives)))
+    faults = weather.forecast(choice, lives) + weather.jumps(random.Random(f"clock {seed}"), lives)
+    return Plan(seed, lives, tuple(steps), tuple(faults))
 
 
 class Run:
@@ -121,7 +122,8 @@ class Run:
         gc.disable()
         hook, sys.unraisablehook = sys.unraisablehook, _overhear
         try:
-            with machine.running(self._scheduler, self.plan.seed) as self._clock:
+            jumpy = any(fault.kind == "clock" for fault in self.plan.faults)
+            with machine.running(self._scheduler, self.plan.seed, may_be_set=jumpy) as self._clock:
                 if self.plan.seed % _NEW:
                     # Making the pool's folders takes more steps than all that follows: faults would hardly get past it.
                     self._process(self._weather(-1), self._make)
@@ -141,7 +143,8 @@ class Run:
 
     def _weather(self, life: int) -> weather.Weather:
         faults = [fault for fault in self.plan.faults if fault.life == life]
-        return weather.Weather(self._scheduler, self._disk, faults, str(self._folder), self.plan.seed + life)
+        folder, seed = str(self._folder), self.plan.seed + life
+        return weather.Weather(self._scheduler, self._disk, self._clock, faults, folder, seed)
 
     def _open(self, weather_: weather.Weather) -> Service:
         backend = directory.DirectoryBackend(self._settings.archive_path)
@@ -157,11 +160,12 @@ class Run:
         self._process(weather_, lambda: self._work(weather_, life))
 
     def _work(self, weather_: weather.Weather, life: int) -> None:
+        weather_.begins()
         weather_.calm = False
         try:
             service = self._open(weather_)
         except errors.SnapdError as error:
-            if not weather_.struck:
+            if weather_.struck.keys() <= weather.HARMLESS:
                 raise AssertionError(f"the service didn't open: {error}") from error
             return
         with _calm(weather_):
@@ -259,6 +263,7 @@ class Run:
         self._process(weather_, lambda: self._rest(weather_))
 
     def _rest(self, weather_: weather.Weather) -> None:
+        weather_.begins()
         service = self._open(weather_)
         self._begin(service)
         self._ledger.verify(service)

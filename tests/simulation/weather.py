@@ -5,6 +5,7 @@ them about, and gives the turn away before each operation.
 """
 
 import dataclasses
+import datetime
 import errno
 import os
 import random
@@ -12,13 +13,18 @@ from typing import Final
 
 from snapd import errors, fsops, units
 from tests.simulation import disk as disks
+from tests.simulation import machine
 from tests.simulation import scheduler as schedulers
 
-KINDS: Final = ("kill", "power", "EIO", "ENOSPC", "fsync", "short", "away", "slow")
+KINDS: Final = ("kill", "power", "EIO", "ENOSPC", "fsync", "short", "away", "slow", "clock")
 DEADLY: Final = frozenset({"kill", "power"})
+HARMLESS: Final = frozenset({"clock"})
+"""What never keeps a service from being opened."""
 _SYNCS: Final = frozenset({"fsync", "fdatasync", "syncdir"})
 _STORE: Final = frozenset({"away", "slow"})
 _SLOWNESS_S: Final = 20.0
+_JUMP_DAYS: Final = (-3.0, 2.6)
+"""Powers of ten: from a minute and a half to more than a year."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,7 +35,10 @@ class Fault:
     """The life of the daemon in which it does, from 0."""
     kind: str
     at: int
-    """From which operation on: of files, of syncs, or calls of the store, by the kind. 0: when the callers are done."""
+    """From which operation on: of files, of syncs, or calls of the store, by the kind.
+
+    0: when the callers are done, or for a clock that was set while nobody ran: before the service is opened.
+    """
     count: int = 1
     """How many in a row it hits."""
 
@@ -38,9 +47,16 @@ class Weather:
     """The faults of one life. Calm, it neither counts nor strikes."""
 
     def __init__(
-        self, scheduler: schedulers.Scheduler, disk: disks.Disk, faults: list[Fault], root: str, seed: int
+        self,
+        scheduler: schedulers.Scheduler,
+        disk: disks.Disk,
+        clock: machine.Clock,
+        faults: list[Fault],
+        root: str,
+        seed: int,
     ) -> None:
         self._scheduler = scheduler
+        self._clock = clock
         self._disk = disk
         self._faults = faults
         self._root = root
@@ -63,6 +79,7 @@ class Weather:
         if self.calm:
             return None
         self._operations += 1
+        self._set_clock(self._operations)
         if operation.name in _SYNCS:
             self._syncs += 1
             if self._strikes("fsync", self._syncs):
@@ -85,6 +102,15 @@ class Weather:
             end = units.round_down(operation.offset + self._random.randint(0, operation.length), units.SECTOR)
             return end - operation.offset if end > operation.offset else None
         return None
+
+    def begins(self) -> None:
+        """Strike with what happened while nobody ran."""
+        self._set_clock(0)
+
+    def _set_clock(self, count: int) -> None:
+        if self._strikes("clock", count):
+            days = 10 ** self._random.uniform(*_JUMP_DAYS)
+            self._clock.set(datetime.timedelta(days=self._random.choice((-days, -days, days))))
 
     def callers_are_done(self) -> None:
         """Strike with what is to come at the end. Raises Killed if the process dies of it."""
@@ -129,6 +155,14 @@ def forecast(choice: random.Random, lives: int) -> list[Fault]:
             reach = 2.0 if kind in _STORE or kind == "fsync" else 3.0
             faults.append(Fault(life, kind, int(10 ** choice.uniform(0, reach)), choice.choice((1, 1, 2, 5, 40))))
     return faults
+
+
+def jumps(choice: random.Random, lives: int) -> list[Fault]:
+    """Return when the clock is set in some lives of a daemon: in every third run it is."""
+    if choice.random() > 1 / 3:
+        return []
+    moments = (0, int(10 ** choice.uniform(0, 3)))
+    return [Fault(life, "clock", choice.choice(moments)) for life in range(lives + 1) if choice.random() < 0.5]
 
 
 def _error(code: int) -> OSError:

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _PASSING = frozenset({errors.Unavailable.__name__, errors.ResourceExhausted.__name__})
 _LONGEST_EXPONENT = 20
+_JITTER = 0.25
 
 
 class Handler:
@@ -202,9 +203,14 @@ def put_back(core: cores.Core, intent: model.Intent) -> None:
 
 
 def backoff(core: cores.Core, attempts: int) -> datetime.timedelta:
-    """Return how long to wait after a number of failed attempts: doubling, with a quarter of jitter."""
+    """Return how long to wait after a number of failed attempts: doubling, with jitter."""
     doubled: datetime.timedelta = core.settings.retry_initial * 2 ** min(max(attempts - 1, 0), _LONGEST_EXPONENT)
-    return min(doubled, core.settings.retry_longest) * random.uniform(0.75, 1.25)
+    return min(doubled, core.settings.retry_longest) * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+
+def longest_backoff(core: cores.Core) -> datetime.timedelta:
+    """Return more than which `backoff` never is."""
+    return core.settings.retry_longest * (1 + _JITTER)
 
 
 def _describe(snapshot: model.Snapshot) -> dict[str, str]:
