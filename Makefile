@@ -31,8 +31,8 @@ demo: setup ## run the whole main job against a real daemon; IMAGE=disk.qcow2 ta
 test: setup ## run the tests
 	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m 'not torture'
 
-torture: setup ## run the tests that take long: kills at every point, thousands of random changes
-	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m torture
+torture: setup ## run the tests that take long: kills at every point, thousands of random changes; ONLY=tests/crash RECORD=file.json
+	@$(BIN)/pytest --numprocesses=auto --maxprocesses=4 -m torture $(if $(RECORD),--record '$(RECORD)') $(ONLY)
 
 soak: setup ## torment a daemon for an hour, and check all that it promised; MINUTES=10 SEED=1 RECORD=file.json
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(RECORD),--record $(RECORD))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from snapd import fsops
-from tests.crash import script, trial
+from tests.crash.conftest import GoThrough
 from tests.integration import running
 from tests.unit.archive import test_kills as archive_kills
 
@@ -92,38 +92,38 @@ def test_no_point_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("point", SAMPLE)
-def test_a_kill_at_a_point_loses_nothing(daemon: running.Daemon, steps: list[script.Step], point: str) -> None:
-    assert trial.Trial(daemon, [f"kill@{point}"]).go_through(steps), f"{point} was never passed"
+def test_a_kill_at_a_point_loses_nothing(daemon: running.Daemon, go_through: GoThrough, point: str) -> None:
+    assert go_through(daemon, [f"kill@{point}"]), f"{point} was never passed"
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("point", sorted(set(POINTS) - set(SAMPLE)))
-def test_a_kill_at_any_other_point_loses_nothing(daemon: running.Daemon, steps: list[script.Step], point: str) -> None:
-    assert trial.Trial(daemon, [f"kill@{point}"]).go_through(steps), f"{point} was never passed"
+def test_a_kill_at_any_other_point_loses_nothing(daemon: running.Daemon, go_through: GoThrough, point: str) -> None:
+    assert go_through(daemon, [f"kill@{point}"]), f"{point} was never passed"
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("occurrence", [2, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_a_later_pass_loses_nothing(
-    daemon: running.Daemon, steps: list[script.Step], point: str, occurrence: int
+    daemon: running.Daemon, go_through: GoThrough, point: str, occurrence: int
 ) -> None:
     # Some points are passed once only; then nothing is killed, and everything has to be right all the same.
-    trial.Trial(daemon, [f"kill@{point}:{occurrence}"]).go_through(steps)
+    go_through(daemon, [f"kill@{point}:{occurrence}"])
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("occurrence", [1, 2, 3, 5, 8, 13, 21, 34, 55])
 @pytest.mark.parametrize("call", ["fsync", "fdatasync", "rename", "syncdir", "unlink", "create", "pwrite", "link"])
 def test_a_kill_before_any_call_loses_nothing(
-    daemon: running.Daemon, steps: list[script.Step], call: str, occurrence: int
+    daemon: running.Daemon, go_through: GoThrough, call: str, occurrence: int
 ) -> None:
-    trial.Trial(daemon, [f"kill@{call}:{occurrence}"]).go_through(steps)
+    go_through(daemon, [f"kill@{call}:{occurrence}"])
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("point", POINTS)
 def test_a_second_kill_at_the_same_point_during_recovery_loses_nothing(
-    daemon: running.Daemon, steps: list[script.Step], point: str
+    daemon: running.Daemon, go_through: GoThrough, point: str
 ) -> None:
-    trial.Trial(daemon, [f"kill@{point}"] * 2).go_through(steps)
+    go_through(daemon, [f"kill@{point}"] * 2)

@@ -17,7 +17,8 @@ import pytest
 
 from snapd import units
 from tests import filesystems
-from tests.crash import script, test_kills, trial
+from tests.crash import test_kills
+from tests.crash.conftest import GoThrough
 from tests.integration import running
 
 KINDS: Final = ("ext4", "xfs", "btrfs")
@@ -68,7 +69,7 @@ class PoweredDaemon(running.Daemon):
         self.disk.close()
 
 
-def _cut(kind: str, plans: list[str], steps: list[script.Step]) -> int:
+def _cut(kind: str, plans: list[str], go_through: GoThrough) -> int:
     """Go through the script with the power cut where plans say, and return how often it was."""
     problem = filesystems.why_not(kind)
     if problem:
@@ -77,7 +78,7 @@ def _cut(kind: str, plans: list[str], steps: list[script.Step]) -> int:
         daemon = PoweredDaemon(pathlib.Path(folder), kind)
         with contextlib.closing(daemon):
             try:
-                struck = trial.Trial(daemon, plans).go_through(steps)
+                struck = go_through(daemon, plans, cause="power cut", disk=kind)
             except BaseException:
                 sys.stderr.write(daemon.log.read_text())
                 raise
@@ -86,22 +87,22 @@ def _cut(kind: str, plans: list[str], steps: list[script.Step]) -> int:
 
 
 @pytest.mark.parametrize(("kind", "plan"), SAMPLE)
-def test_a_power_cut_loses_nothing_that_was_acknowledged(kind: str, plan: str, steps: list[script.Step]) -> None:
-    assert _cut(kind, [plan], steps) == 1, f"{plan} was never passed"
+def test_a_power_cut_loses_nothing_that_was_acknowledged(kind: str, plan: str, go_through: GoThrough) -> None:
+    assert _cut(kind, [plan], go_through) == 1, f"{plan} was never passed"
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("point", test_kills.POINTS)
-def test_a_power_cut_at_any_point_loses_nothing(kind: str, point: str, steps: list[script.Step]) -> None:
-    assert _cut(kind, [f"stop@{point}"], steps) == 1, f"{point} was never passed"
+def test_a_power_cut_at_any_point_loses_nothing(kind: str, point: str, go_through: GoThrough) -> None:
+    assert _cut(kind, [f"stop@{point}"], go_through) == 1, f"{point} was never passed"
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("point", test_kills.POINTS)
-def test_a_second_power_cut_during_recovery_loses_nothing(kind: str, point: str, steps: list[script.Step]) -> None:
-    assert _cut(kind, [f"stop@{point}"] * 2, steps) >= 1
+def test_a_second_power_cut_during_recovery_loses_nothing(kind: str, point: str, go_through: GoThrough) -> None:
+    assert _cut(kind, [f"stop@{point}"] * 2, go_through) >= 1
 
 
 @pytest.mark.torture
@@ -109,6 +110,6 @@ def test_a_second_power_cut_during_recovery_loses_nothing(kind: str, point: str,
 @pytest.mark.parametrize("occurrence", [1, 2, 3, 5, 8, 13, 21, 34, 55])
 @pytest.mark.parametrize("call", ["fsync", "fdatasync", "rename", "syncdir", "unlink", "create", "pwrite", "link"])
 def test_a_power_cut_before_any_call_loses_nothing(
-    kind: str, call: str, occurrence: int, steps: list[script.Step]
+    kind: str, call: str, occurrence: int, go_through: GoThrough
 ) -> None:
-    _cut(kind, [f"stop@{call}:{occurrence}"], steps)
+    _cut(kind, [f"stop@{call}:{occurrence}"], go_through)

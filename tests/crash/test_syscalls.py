@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.crash import script, trial
+from tests.crash.conftest import GoThrough
 from tests.integration import running
 
 CALLS: Final = {
@@ -44,26 +44,26 @@ class TracedDaemon(running.Daemon):
         return [*tracer, *super().command()]
 
 
-def _killed(kind: str, occurrence: int, steps: list[script.Step]) -> bool:
+def _killed(kind: str, occurrence: int, go_through: GoThrough) -> bool:
     """Go through the script with a kill on the way, and say whether it struck."""
     if shutil.which("strace") is None:
         pytest.skip("strace is missing")
     with tempfile.TemporaryDirectory(prefix="snapd-") as folder:
         daemon = TracedDaemon(pathlib.Path(folder, "state"), CALLS[kind], occurrence)
         try:
-            return trial.Trial(daemon, [""]).go_through(steps)
+            return go_through(daemon, [""], moment=f"system call {kind}:{occurrence}")
         finally:
             daemon.kill()
 
 
 @pytest.mark.parametrize(("kind", "occurrence"), SAMPLE)
-def test_a_kill_at_a_system_call_loses_nothing(kind: str, occurrence: int, steps: list[script.Step]) -> None:
-    assert _killed(kind, occurrence, steps), f"no thread came to call {occurrence} of this kind"
+def test_a_kill_at_a_system_call_loses_nothing(kind: str, occurrence: int, go_through: GoThrough) -> None:
+    assert _killed(kind, occurrence, go_through), f"no thread came to call {occurrence} of this kind"
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("occurrence", [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610])
 @pytest.mark.parametrize("kind", CALLS)
-def test_a_kill_at_any_system_call_loses_nothing(kind: str, occurrence: int, steps: list[script.Step]) -> None:
+def test_a_kill_at_any_system_call_loses_nothing(kind: str, occurrence: int, go_through: GoThrough) -> None:
     # Some kinds are called less often than that; then nothing is killed, and everything has to be right all the same.
-    _killed(kind, occurrence, steps)
+    _killed(kind, occurrence, go_through)

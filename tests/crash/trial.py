@@ -27,8 +27,10 @@ class Trial:
 
     def __init__(self, daemon: running.Daemon, plans: Sequence[str]) -> None:
         """Start the daemon with one plan of faults after the other, and without any when they are used up."""
-        self.struck = False
-        """Whether the daemon was ended by a fault."""
+        self.deaths = 0
+        """How often the daemon was ended by a fault."""
+        self.acknowledged = 0
+        """Steps that were."""
         self._daemon = daemon
         self._plans = list(plans)
         self._expected = script.Expected()
@@ -39,15 +41,15 @@ class Trial:
         for step in steps:
             self._insist(step.send, step.target)
             step.acknowledge(self._expected)
+            self.acknowledged += 1
         settings = config.defaults(self._daemon.state_dir).settings
         self._insist(lambda client: script.until(lambda: _serves(client) and checker.is_settled(settings)), "")
         self._insist(lambda client: check_acknowledged(client, self._expected, ""), "")
         self._check_at_rest(settings)
-        return self.struck
+        return self.deaths > 0
 
     def _insist(self, work: Callable[[running.Client], None], changing: str) -> None:
         while not self._done(work):
-            self.struck = True
             self._boot()
             self._done(lambda client: check_acknowledged(client, self._expected, changing))
 
@@ -59,7 +61,6 @@ class Trial:
                 self._daemon.start(**{faults.VARIABLE: self._plans.pop(0)})
                 return
             self._require_killed()
-            self.struck = True
         self._daemon.start()
 
     def _done(self, work: Callable[[running.Client], None]) -> bool:
@@ -78,6 +79,7 @@ class Trial:
 
     def _require_killed(self) -> None:
         assert self._daemon.ended() == -signal.SIGKILL, self._daemon.log.read_text()
+        self.deaths += 1
 
     def _check_at_rest(self, settings: service_settings.Settings) -> None:
         """Stop, look at every row and file, start and stop again, and find everything as it was."""

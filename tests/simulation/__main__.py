@@ -10,11 +10,10 @@ import argparse
 import json
 import os
 import pathlib
-import platform
-import subprocess
 import sys
 import time
 
+from tests import records
 from tests.simulation import farm, run
 
 _HASH_SEED = "PYTHONHASHSEED"
@@ -58,13 +57,9 @@ def main() -> int:
 
 
 def _record(figures: run.Figures, first: int, count: int, duration_s: float, failure: str | None) -> dict[str, object]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run(["git", "status", "--porcelain", "snapd"], capture_output=True, text=True, check=False)
     kind = "" if failure is None else failure.partition(":")[0]
     return {
-        "commit": commit + ("+" if changed.stdout.strip() else ""),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
+        **records.about(),
         "first_seed": first,
         "seeds": count,
         "duration_s": round(duration_s, 1),

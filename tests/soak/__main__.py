@@ -3,9 +3,7 @@
 import contextlib
 import os
 import pathlib
-import platform
 import random
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -13,7 +11,7 @@ import traceback
 import click
 
 from snapd import units
-from tests import filesystems
+from tests import filesystems, records
 from tests.soak import play
 
 _DISK = 3 * units.GIB
@@ -49,18 +47,12 @@ def soak(minutes: float, turn: float, seed: int | None, clients: int, record_pat
             failure = str(error)
             sys.stderr.write("".join((place / "state.log").read_text().splitlines(keepends=True)[-200:]))
             traceback.print_exception(error)
-    text = play.record(running.outcome, seed, failure, _where())
+    text = play.record(running.outcome, seed, failure, {**records.about(), "processors": os.cpu_count() or 0})
     click.echo(text)
     if record_path is not None:
         record_path.write_text(text)
     if failure is not None:
         sys.exit(1)
-
-
-def _where() -> dict[str, str | int]:
-    """Return what the run was of, and on what."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return {"commit": commit.stdout.strip(), "kernel": platform.release(), "processors": os.cpu_count() or 0}
 
 
 if __name__ == "__main__":
