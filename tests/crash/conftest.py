@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from tests import records
-from tests.crash import script, trial
+from tests.crash import script, story, trial
 from tests.integration import running
 
 
@@ -33,7 +33,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> list[script.Step]:
     data = script.noise(script.SIZE)
     raw.write_bytes(data)
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(image)], check=True)
-    return script.script(image.read_bytes(), data)
+    return story.story(image.read_bytes(), data)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A day in the life of a daemon, in steps that can each be sent again: what the crash tests interrupt everywhere."""
+"""Steps of a client that can each be sent again, whatever became of the answer."""
 
 import dataclasses
 import random
@@ -56,6 +56,8 @@ class Expected:
     """What was acknowledged: contents by resource name."""
 
     contents: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    titles: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Display names that were given, by resource name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Step:
     acknowledge: Callable[[Expected], None]
 
 
-def _request_id() -> str:
+def new_request_id() -> str:
     return str(uuid.UUID(int=_UIDS.getrandbits(128), version=4))
 
 
@@ -99,7 +101,9 @@ def get_snapshot(client: running.Client, snapshot_id: str, parent: str = PARENT)
 def environment(parent: str = PARENT) -> Step:
     """Make the environment."""
     environment_id = parent.partition("/")[2]
-    request = environment_service_pb2.CreateEnvironmentRequest(environment_id=environment_id, request_id=_request_id())
+    request = environment_service_pb2.CreateEnvironmentRequest(
+        environment_id=environment_id, request_id=new_request_id()
+    )
     return Step(parent, lambda client: client.environments.CreateEnvironment(request) and None, lambda _: None)
 
 
@@ -114,7 +118,7 @@ def import_volume(
     parent: str = PARENT,
 ) -> Step:
     """Upload an image that holds `data`, or less of it. After a cut it is sent again from the start."""
-    name, request_id = volume_name(volume_id, parent), request_id or _request_id()
+    name, request_id = volume_name(volume_id, parent), request_id or new_request_id()
 
     def messages() -> Iterator[volumes.ImportVolumeRequest]:
         start = volumes.ImportVolumeRequest.Start(
@@ -171,7 +175,7 @@ def snapshot(
         snapshot_id=snapshot_id,
         snapshot=snapshots.Snapshot(source_volume=volume_name(volume_id, parent)),
         rapid=rapid,
-        request_id=_request_id(),
+        request_id=new_request_id(),
     )
     if retention_s is not None:
         request.snapshot.retention_duration.seconds = retention_s
@@ -189,7 +193,7 @@ def snapshot(
 def archive(snapshot_id: str, parent: str = PARENT) -> Step:
     """Archive a rapid snapshot now."""
     name = snapshot_name(snapshot_id, parent)
-    request = snapshots.ArchiveSnapshotRequest(name=name, request_id=_request_id())
+    request = snapshots.ArchiveSnapshotRequest(name=name, request_id=new_request_id())
 
     def send(client: running.Client) -> None:
         succeed(client, client.snapshots.ArchiveSnapshot(request).operation)
@@ -200,13 +204,13 @@ def archive(snapshot_id: str, parent: str = PARENT) -> Step:
 
 def verify(snapshot_id: str, parent: str = PARENT) -> Step:
     """Have an archived snapshot checked."""
-    request = snapshots.VerifySnapshotRequest(name=snapshot_name(snapshot_id, parent), request_id=_request_id())
+    request = snapshots.VerifySnapshotRequest(name=snapshot_name(snapshot_id, parent), request_id=new_request_id())
     return Step("", lambda client: succeed(client, client.snapshots.VerifySnapshot(request).operation), lambda _: None)
 
 
 def scrub(parent: str = PARENT) -> Step:
     """Have all that is archived checked."""
-    request = system_service_pb2.ScrubRequest(parent=parent, request_id=_request_id())
+    request = system_service_pb2.ScrubRequest(parent=parent, request_id=new_request_id())
 
     def send(client: running.Client) -> None:
         for operation in client.system.Scrub(request).operations:
@@ -217,7 +221,7 @@ def scrub(parent: str = PARENT) -> Step:
 
 def collect(parent: str = PARENT) -> Step:
     """Have the archive's garbage collected."""
-    request = system_service_pb2.CollectRequest(parent=parent, request_id=_request_id())
+    request = system_service_pb2.CollectRequest(parent=parent, request_id=new_request_id())
 
     def send(client: running.Client) -> None:
         for operation in client.system.Collect(request).operations:
@@ -233,7 +237,7 @@ def clone(volume_id: str, snapshot_id: str, parent: str = PARENT) -> Step:
         parent=parent,
         volume_id=volume_id,
         volume=volumes.Volume(source_snapshot=snapshot_name(snapshot_id, parent)),
-        request_id=_request_id(),
+        request_id=new_request_id(),
     )
 
     def acknowledge(expected: Expected) -> None:
@@ -244,7 +248,7 @@ def clone(volume_id: str, snapshot_id: str, parent: str = PARENT) -> Step:
 
 def fetch(volume_id: str, snapshot_id: str) -> Step:
     """Make a volume from what the archive has of a snapshot, without asking for the snapshot itself."""
-    name, request_id = volume_name(volume_id), _request_id()
+    name, request_id = volume_name(volume_id), new_request_id()
 
     def send(client: running.Client) -> None:
         listing = archive_service_pb2.ListArchivedSnapshotsRequest(parent="hosts/local")
@@ -267,7 +271,7 @@ def fetch(volume_id: str, snapshot_id: str) -> Step:
 def revert(volume_id: str, snapshot_id: str, parent: str = PARENT) -> Step:
     """Put a volume back to a snapshot."""
     name, source = volume_name(volume_id, parent), snapshot_name(snapshot_id, parent)
-    request = volumes.RevertVolumeRequest(name=name, snapshot=source, request_id=_request_id())
+    request = volumes.RevertVolumeRequest(name=name, snapshot=source, request_id=new_request_id())
 
     def acknowledge(expected: Expected) -> None:
         expected.contents[name] = expected.contents[source]
@@ -278,10 +282,11 @@ def revert(volume_id: str, snapshot_id: str, parent: str = PARENT) -> Step:
 def delete_volume(volume_id: str, parent: str = PARENT) -> Step:
     """Delete a volume."""
     name = volume_name(volume_id, parent)
-    request = volumes.DeleteVolumeRequest(name=name, request_id=_request_id())
+    request = volumes.DeleteVolumeRequest(name=name, request_id=new_request_id())
 
     def acknowledge(expected: Expected) -> None:
         del expected.contents[name]
+        expected.titles.pop(name, None)
 
     return Step(name, lambda client: succeed(client, client.volumes.DeleteVolume(request).operation), acknowledge)
 
@@ -289,10 +294,11 @@ def delete_volume(volume_id: str, parent: str = PARENT) -> Step:
 def delete_snapshot(snapshot_id: str, parent: str = PARENT) -> Step:
     """Delete a snapshot."""
     name = snapshot_name(snapshot_id, parent)
-    request = snapshots.DeleteSnapshotRequest(name=name, request_id=_request_id())
+    request = snapshots.DeleteSnapshotRequest(name=name, request_id=new_request_id())
 
     def acknowledge(expected: Expected) -> None:
         del expected.contents[name]
+        expected.titles.pop(name, None)
 
     return Step(name, lambda client: succeed(client, client.snapshots.DeleteSnapshot(request).operation), acknowledge)
 
@@ -305,41 +311,3 @@ def collected() -> Step:
         until(lambda: client.system.GetCapacity(request).archive.stored_bytes < units.KIB)
 
     return Step("", send, lambda _: None)
-
-
-def script(qcow2_image: bytes, qcow2_data: bytes) -> list[Step]:
-    """Return the steps. Together they pass every named point; both folds come, up and then down."""
-    data = noise(SIZE)
-    return [
-        environment(),
-        import_volume("q", qcow2_image, qcow2_data, volumes.IMAGE_FORMAT_QCOW2),
-        snapshot("of-q", "q", rapid=False),
-        delete_volume("q"),
-        clone("back", "of-q"),
-        fetch("copy", "of-q"),
-        verify("of-q"),
-        scrub(),
-        delete_snapshot("of-q"),
-        collect(),
-        collected(),
-        import_volume("v", data, data),
-        snapshot("rapid", "v", rapid=True),
-        write("v", 512, noise(CLUSTER)),
-        snapshot("regular", "v", rapid=False),
-        write("v", 3 * CLUSTER + 1024, noise(4 * CLUSTER)),
-        snapshot("low", "v", rapid=True),
-        write("v", 4 * CLUSTER, noise(8 * CLUSTER)),
-        snapshot("middle", "v", rapid=True),
-        write("v", 5 * CLUSTER, noise(512)),
-        snapshot("high", "v", rapid=True),
-        clone("c", "low"),
-        revert("v", "rapid"),
-        revert("v", "high"),
-        delete_volume("c"),
-        # Little below much is folded up, much below little is folded down.
-        delete_snapshot("low"),
-        delete_snapshot("middle"),
-        archive("high"),
-        revert("v", "regular"),
-        delete_snapshot("high"),
-    ]

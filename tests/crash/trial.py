@@ -116,6 +116,12 @@ def check_acknowledged(
         assert volume.name == changing or volume.state in _STILL, volume
     for each in snapshot_list:
         assert each.name == changing or each.state == snapshots.Snapshot.STATE_COMPLETED, each
+    shown = {volume.name: volume.display_name for volume in volume_list}
+    shown |= {each.name: each.display_name for each in snapshot_list}
+    environment = client.environments.GetEnvironment(environment_service_pb2.GetEnvironmentRequest(name=parent))
+    shown[parent] = environment.environment.display_name
+    for name, title in expected.titles.items():
+        assert name == changing or shown[name] == title, f"{name} is called {shown[name]!r} and not {title!r}"
     for name, contents in expected.contents.items():
         if name != changing:
             assert _exported(client, name) == contents, f"{name} has other contents"
