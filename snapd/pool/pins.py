@@ -19,7 +19,7 @@ class Pins:
         self._on_release: list[Callable[[], None]] = []
 
     def on_release(self, callback: Callable[[], None]) -> None:
-        """Call back, outside of any lock, whenever a layer loses its last reader."""
+        """Call back, outside of any lock, whenever a layer loses its last reader, or who had it to himself."""
         self._on_release.append(callback)
 
     @contextmanager
@@ -50,8 +50,11 @@ class Pins:
                     freed = True
             self._changed.notify_all()
         if freed:
-            for callback in self._on_release:
-                callback()
+            self._tell()
+
+    def _tell(self) -> None:
+        for callback in self._on_release:
+            callback()
 
     @contextmanager
     def alone(self, uids: Iterable[str]) -> Iterator[bool]:
@@ -68,6 +71,7 @@ class Pins:
                 with self._changed:
                     self._exclusive -= wanted
                     self._changed.notify_all()
+                self._tell()
 
     def is_pinned(self, uid: str) -> bool:
         """Say whether anybody reads, or has, a layer."""

@@ -42,7 +42,7 @@ class Collector:
         core = self._core
         with core.pins.alone([cores.packs_of(environment_uid)]) as alone:
             if not alone:
-                core.hints.postpone(environment=environment_uid)
+                core.postpone([cores.packs_of(environment_uid)], environment=environment_uid)
                 return None
             return self._collect(environment_uid, repack=repack)
 

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from snapd import clock as clocks
@@ -190,6 +190,13 @@ class Core:
         """
         with self.pins.reading([packs_of(snapshot.environment_uid)]):
             yield self.repository.manifest(snapshot.environment_uid, snapshot.uid)
+
+    def postpone(self, pinned: Iterable[str], *, layer: str | None = None, environment: str | None = None) -> None:
+        """Have the keeper try again, once nobody reads or has what was pinned when it tried."""
+        self.hints.postpone(layer, environment)
+        # Who let go of it between the attempt and this didn't find anything to hint at.
+        if not any(map(self.pins.is_pinned, pinned)):
+            self.hints.unpinned()
 
     def require_depth(self, volume_name: str, parent: str) -> None:
         """Raise errors.ChainDepth if nothing may stand on a layer any more."""

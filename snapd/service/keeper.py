@@ -143,7 +143,7 @@ class Keeper:
             return False
         with core.pins.alone((lower, child)) as alone:
             if not alone:
-                core.hints.postpone(layer=lower)
+                core.postpone((lower, child), layer=lower)
                 return False
             intent = fold.begin(core, lower, child)
             if intent is None:

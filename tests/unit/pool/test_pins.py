@@ -66,3 +66,14 @@ def test_a_block_that_fails_lets_go() -> None:
                 raise KeyError("whatever")
         except KeyError:
             assert not pins.is_pinned("a")
+
+
+def test_the_end_of_having_layers_to_oneself_is_told() -> None:
+    pins = pinning.Pins()
+    told: list[bool] = []
+    pins.on_release(lambda: told.append(pins.is_pinned("a")))
+    with pins.alone(["a"]) as first:
+        with pins.alone(["a"]) as second:
+            pass
+        assert (first, second, told) == (True, False, [])
+    assert told == [False]

@@ -94,3 +94,15 @@ def test_a_fold_is_put_off_while_somebody_reads(world: worlds.World) -> None:
     export.close()
     assert rest == before
     world.until(lambda: world.depth("v") == 2)
+
+
+def test_what_is_free_again_before_it_is_put_off_is_tried_at_once(world: worlds.World) -> None:
+    core = world.service._core
+    world.service.work.pause(worlds.request("PauseWork", ""), (), "", None)
+    with core.pins.reading(["a", "packs/e"]):
+        core.postpone(["a"], layer="a")
+        assert core.hints.take() == (set(), set())
+        core.postpone(["b"], layer="b")
+        assert core.hints.take() == ({"a", "b"}, set())
+    core.postpone(["packs/e"], environment="e")
+    assert core.hints.take() == (set(), {"e"})
