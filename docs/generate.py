@@ -5,10 +5,10 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from docs import errors_page, states_page
+from docs import errors_page, states_page, steps_page
 
 FOLDER = pathlib.Path(__file__).parent
-PAGES = {"errors.md": errors_page.page, "states.md": states_page.page}
+PAGES = {"errors.md": errors_page.page, "states.md": states_page.page, "steps.md": steps_page.page}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -254,6 +254,21 @@ def make_directory(path: pathlib.Path, mode: int = 0o700) -> None:
         sync_directory(folder.parent)
 
 
+def make_subdirectory(path: pathlib.Path, mode: int = 0o700) -> None:
+    """Make a folder in one that is there, durably; if it is there already, have that durable.
+
+    Raises FileNotFoundError if its parent isn't there.
+    """
+    operation = _announce("mkdir", path)
+    try:
+        os.mkdir(path, mode)
+        _made(operation)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    sync_directory(path.parent)
+
+
 def make_directories(parent: pathlib.Path, names: Iterable[str], mode: int = 0o700) -> None:
     """Make many folders in one, durably, with one sync; those that are there are left as they are."""
     for name in names:

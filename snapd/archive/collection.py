@@ -1,5 +1,12 @@
 """Collections: deleting the packs of an environment that nothing reaches any more.
 
+step 1    what manifests reach is listed                                   point archive.collect-listed
+step 2    what nothing reaches is forgotten by the index                   point archive.collect-forgotten
+step 3    it is removed, by tombstones                                     points archive.tombstone-written,
+                                                                                  archive.removed
+commit    old tombstones go                                                point archive.collect-deleted
+undo      nothing: a later collection finds the same
+
 Manifests are listed and read first, all that are believed; what can't be read stops it. Then packs are listed, and
 those that neither a manifest's table nor a pin leads to are forgotten by the index and removed. docs/archive-sharing.md
 says why that is safe beside recordings, other hosts, and whoever thinks that the prefix is still theirs.

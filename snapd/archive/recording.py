@@ -1,7 +1,14 @@
 """One snapshot on its way into the archive: blocks in, a manifest out.
 
-Owns the order of things: blobs, pages, proof, manifest. Until the manifest is published nothing refers to what a
-recording stored; what it stored in full packs is found again by the next one.
+Owns the order of things. Until the manifest is published nothing refers to what a recording stored; what it stored in
+full packs is found again by the next one.
+
+step 1    blobs, then pages, into packs that are published and proven      points archive.pack-finished,
+                                                                                  archive.before-proof
+step 2    packs of others that it relies on are proven                     points archive.after-proof,
+                                                                                  archive.before-manifest
+commit    the manifest                                                     point archive.after-manifest
+undo      nothing: packs that nothing needs are garbage
 """
 
 import dataclasses

@@ -1,5 +1,13 @@
 """Repacking: emptying packs of which little is alive into others (docs/archive-sharing.md, "Repacking").
 
+step 1    what manifests reach is listed                                   point archive.repack-listed
+step 2    sparse packs are forgotten by the index                          point archive.repack-forgotten
+step 3    what is alive in them is put into other packs, proven            point archive.pack-finished
+commit    moves that lead from the old packs to the new ones               point archive.moves-published
+step 4    the old packs are removed, by tombstones                         points archive.tombstone-written,
+                                                                                  archive.repack-removed
+undo      nothing: packs that nothing needs are garbage
+
 It costs a walk over all pages of the environment, so it looks first at an estimate from the manifests' pack tables, and
 walks only if that finds packs to be sparse.
 """

@@ -1,5 +1,11 @@
 """Heads that are being written: one open writer per volume, closed whenever somebody needs the head to stand still.
 
+intent    the head's uid; opened before the first byte, one for as long as the writer is open
+step 1    bytes are written, and made durable when somebody asks           points qcow2.clusters-durable,
+                                                                                  qcow2.tables-durable
+commit    nothing but the end                                              point heads.closed
+undo      leaked clusters are repaired before the next write, or at the next start
+
 All methods are called with the volume's mutex held.
 """
 
@@ -8,7 +14,7 @@ import logging
 from collections import Counter
 from contextlib import ExitStack
 
-from snapd import errors, model
+from snapd import errors, fsops, model
 from snapd.catalog import journal, layers
 from snapd.qcow2.checking import repair
 from snapd.qcow2.writing import writer
@@ -80,6 +86,7 @@ class Heads:
                 raise
         with self._core.catalog.transaction() as tx:
             journal.close_intent(tx, found.intent)
+        fsops.point("heads.closed")
 
     def settle(self, volume_uid: str) -> None:
         """Have a volume's head closed and without leaks, before it is frozen. Raises as `close` does."""

@@ -6,7 +6,7 @@ archived away, folded, or lost to descendants that still follow the point.
 
 import dataclasses
 
-from snapd import blockmap, errors, model
+from snapd import blockmap, errors, fsops, model
 from snapd.catalog import points, snapshots
 from snapd.copier import delta as deltas
 from snapd.copier import record
@@ -78,6 +78,7 @@ def record_delta(core: cores.Core, point_uid: str) -> None:
         with core.catalog.transaction() as tx:
             if points.find(tx.connection, point_uid) is not None:
                 points.record_delta(tx, point_uid, windows)
+        fsops.point("history.delta_recorded")
 
 
 def _unrecorded_layer(core: cores.Core, point_uid: str) -> str | None:

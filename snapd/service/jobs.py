@@ -78,6 +78,7 @@ class Jobs:
         handler = self._handlers[intent.kind]
         try:
             with fsops.translated(self._core.pool.root):
+                fsops.point(f"{intent.kind}.begun")
                 handler.run(intent, control)
         except controls.Stopped as stopped:
             if stopped.parked:

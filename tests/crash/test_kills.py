@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from docs import steps_page
 from snapd import fsops
 from tests.crash.conftest import GoThrough
 from tests.integration import running
@@ -21,6 +22,7 @@ POINTS = (
     "archive.after-proof",
     "archive.before-manifest",
     "archive.before-proof",
+    "archive.begun",
     "archive.claim-noted",
     "archive.claimed",
     "archive.collect-deleted",
@@ -32,31 +34,52 @@ POINTS = (
     "archive_run.before_commit",
     "archive_run.committed",
     "capture.before_commit",
+    "capture.begun",
     "capture.committed",
+    "capture.flushed",
     "collect.before_commit",
+    "collect.begun",
+    "collect.committed",
     "create_volume.before_commit",
+    "create_volume.begun",
+    "create_volume.committed",
     "create_volume.fetched",
     "delete_snapshot.before_commit",
+    "delete_snapshot.begun",
     "delete_snapshot.committed",
     "delete_snapshot.manifest_removed",
+    "delete_snapshot.run_stopped",
     "delete_volume.before_commit",
+    "delete_volume.begun",
     "delete_volume.committed",
     "fold.before_commit",
+    "fold.begun",
     "fold.committed",
     "fold.copied",
     "fold.relinked",
+    "heads.closed",
+    "history.delta_recorded",
     "import_volume.before_commit",
+    "import_volume.begun",
+    "import_volume.committed",
+    "import_volume.converted",
     "import_volume.published",
     "pool.layer_written",
     "qcow2.clusters-durable",
     "qcow2.tables-durable",
     "restore.before_publish",
     "revert.before_commit",
+    "revert.begun",
     "revert.committed",
     "scrub.before_commit",
+    "scrub.begun",
+    "scrub.checked",
+    "scrub.committed",
     "upload.flushed",
     "upload.whole",
     "verify_snapshot.before_commit",
+    "verify_snapshot.begun",
+    "verify_snapshot.committed",
 )
 IN_THE_ARCHIVE_ALONE = (
     "archive.moves-published",
@@ -65,6 +88,20 @@ IN_THE_ARCHIVE_ALONE = (
     "archive.repack-removed",
 )
 """The daemon passes these once it has gigabytes of garbage; tests/unit/archive/test_kills.py kills there."""
+KINDS = (
+    "archive",
+    "capture",
+    "collect",
+    "create_volume",
+    "delete_snapshot",
+    "delete_volume",
+    "fold",
+    "import_volume",
+    "revert",
+    "scrub",
+    "verify_snapshot",
+)
+"""Of intents: a point lies between the transaction that opens one and its first step."""
 SAMPLE = ("archive.after-manifest", "capture.before_commit", "fold.relinked", "restore.before_publish", "upload.whole")
 
 
@@ -86,9 +123,22 @@ def test_no_point_is_forgotten() -> None:
         for path in sources.rglob("*.py")
         for point in re.findall(r"fsops\.point\(\"([^\"]+)\"\)", path.read_text())
     }
+    found |= {f"{kind}.begun" for kind in KINDS}
     assert found == {*POINTS, *IN_THE_ARCHIVE_ALONE}
     assert set(IN_THE_ARCHIVE_ALONE) < set(archive_kills.MOMENTS)
     assert set(SAMPLE) < found
+
+
+def test_each_step_of_everything_has_its_points() -> None:
+    told: set[str] = set()
+    for module in steps_page.MODULES:
+        steps = steps_page.steps(module)
+        assert any(step.name == "commit" for step in steps), module
+        for step in steps:
+            told.update(step.points)
+            if step.name.startswith(("step", "commit")):
+                assert step.points, f"{module}: {step.name}"
+    assert told == {*POINTS, *IN_THE_ARCHIVE_ALONE}
 
 
 @pytest.mark.parametrize("point", SAMPLE)

@@ -51,7 +51,7 @@ class DirectoryBackend:
                     fd = fsops.create(temporary)
                     break
                 except FileNotFoundError as error:
-                    if attempt == _ATTEMPTS:
+                    if attempt == _ATTEMPTS or not self._root.is_dir():
                         raise self._gone() from error
                     self._forget_folder(path.parent)
         return DirectoryUpload(self, key, fd, temporary, path)
@@ -185,12 +185,9 @@ class DirectoryBackend:
             missing = list(
                 itertools.takewhile(lambda path: path not in self._durable_folders, (folder, *folder.parents))
             )
-            if missing and not self._root.is_dir():
-                # It was there. Made anew it would hide that the store is away.
-                raise self._gone()
             for path in reversed(missing):
-                fsops.make_directory(path)
-                fsops.sync_directory(path.parent)
+                # Never with its parents: the root was there, and made anew it would hide that the store is away.
+                fsops.make_subdirectory(path)
                 self._durable_folders.add(path)
 
     def _forget_folder(self, folder: pathlib.Path) -> None:

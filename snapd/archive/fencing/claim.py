@@ -1,5 +1,9 @@
 """Claims: the right to write below a host's prefix, one epoch after the other (docs/archive-sharing.md).
 
+step 1    the token is written to the own disk                             point archive.claim-noted
+commit    the claim                                                        point archive.claimed
+undo      nothing: a token without a claim is made anew
+
 A claim is an object that only its maker can have made, for its token lies on the maker's own disk. The highest one
 counts, and is asked for again before anything that rests on it.
 """

@@ -1,10 +1,14 @@
 """Archive a snapshot: its contents into packs and a manifest, proven, and its layer let go.
 
-intent    archive ARCHIVING
-step 1    the point's delta is recorded
-step 2    what differs from the nearest archived ancestor is put            points archive.…
-step 3    proven, manifest published                                        points archive.…
-commit    archive ARCHIVED, rapid off, COMPLETED, layer let go              points archive_run.…
+intent    archive ARCHIVING                                                point archive.begun
+step 1    what differs from the nearest archived ancestor is put            points archive.pack-finished
+step 2    all packs are proven                                             points archive.before-proof,
+                                                                                  archive.after-proof
+step 3    the manifest is published                                        points archive.before-manifest,
+                                                                                  archive.after-manifest
+step 4    the point's delta is recorded                                    points history.delta_recorded,
+                                                                                  archive_run.before_commit
+commit    archive ARCHIVED, rapid off, COMPLETED, layer let go              point archive_run.committed
 undo      archive SCHEDULED again with back-off, or FAILED for good
 paused    archive SCHEDULED again, as if it had not been begun
 """

@@ -1,9 +1,10 @@
 """Capture: freeze a volume's head as a point, and put a new head on it.
 
-intent    overlay row CREATING, operation, request
-step 1    writes that are under way are flushed
-step 2    the overlay's file is made and published                         point pool.layer_written
-commit    old head FROZEN, overlay HEAD, point, snapshot                   points capture.before_commit, .committed
+intent    overlay row CREATING, operation, request                         point capture.begun
+step 1    writes that are under way are flushed                            point capture.flushed
+step 2    the overlay's file is made and published                         points pool.layer_written,
+                                                                                  capture.before_commit
+commit    old head FROZEN, overlay HEAD, point, snapshot                   point capture.committed
 undo      the overlay is doomed; nothing else was ever visible
 """
 
@@ -85,6 +86,7 @@ class Handler:
         core = self._core
         plan = decode(intent.payload)
         self._heads.settle(plan.volume_uid)
+        fsops.point("capture.flushed")
         reader = core.catalog.reader()
         volume = volumes.by_uid(reader, plan.volume_uid)
         assert volume is not None

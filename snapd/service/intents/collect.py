@@ -1,9 +1,10 @@
 """Collect the archive's garbage of an environment: what a caller asked for, so that its operation outlives a kill.
 
-intent    operation, request
-step 1    packs that nothing needs are removed                             points archive.collect-…, archive.removed
-step 2    packs of which little is alive are emptied into others           points archive.repack-…, archive.moves-…
-commit    the operation has what was freed                                 point collect.before_commit
+intent    operation, request                                               point collect.begun
+step 1    packs that nothing needs are removed                             point archive.collect-deleted
+step 2    packs of which little is alive are emptied into others           points archive.repack-removed,
+                                                                                  collect.before_commit
+commit    the operation has what was freed                                 point collect.committed
 undo      nothing: what was removed was garbage
 """
 
@@ -36,6 +37,7 @@ class Handler:
         with core.catalog.transaction() as tx:
             operations.end(tx, intent.operation, core.now(), result=_result(collected))
             journal.close_intent(tx, intent)
+        fsops.point("collect.committed")
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Leave all as it is."""

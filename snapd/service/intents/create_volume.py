@@ -1,11 +1,13 @@
 """Create a volume: an empty one, a linked clone whose head stands on a snapshot's point, or a copy from the archive.
 
-intent    volume CREATING, head's row CREATING, maybe a row for the restored point, operation, request
+intent    volume CREATING, head's row CREATING, maybe a row for the        point create_volume.begun
+          restored point, operation, request
 step 1    a point that has left primary storage is restored                point restore.before_publish
-step 2    the head's file is made and published                            point pool.layer_written
-          or filled from an archived snapshot, of any host                 points restore.before_publish,
-                                                                                  create_volume.fetched
-commit    head HEAD, volume READY                                          point create_volume.before_commit
+step 2    the head's file is made and published,                           points pool.layer_written,
+          or filled from an archived snapshot, of any host                        restore.before_publish,
+                                                                                  create_volume.fetched,
+                                                                                  create_volume.before_commit
+commit    head HEAD, volume READY                                          point create_volume.committed
 undo      the layers are doomed; the volume is FAILED, or gone if nobody was told of it
 """
 
@@ -93,6 +95,7 @@ class Handler:
             )
             operations.end(tx, intent.operation, core.now())
             journal.close_intent(tx, intent)
+        fsops.point("create_volume.committed")
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Doom the layers; fail the volume, or remove it if it was cancelled or nobody was told of it."""

@@ -1,10 +1,13 @@
 """Delete a snapshot. What stands on it, clones and later points, keeps its layer and its history.
 
-intent    snapshot DESTROYING, operation, request
-step 1    its archive run is stopped
-step 2    its manifest is removed                                          point delete_snapshot.manifest_removed
-step 3    its point's delta is recorded for those that follow it
-commit    snapshot gone, its layer let go                                  points delete_snapshot.before_commit, …
+intent    snapshot DESTROYING, operation, request                          point delete_snapshot.begun
+step 1    its archive run is stopped                                       point delete_snapshot.run_stopped
+step 2    its manifest is removed                                          points archive.tombstone-written,
+                                                                                  archive.removed,
+                                                                                  delete_snapshot.manifest_removed
+step 3    its point's delta is recorded for those that follow it           points history.delta_recorded,
+                                                                                  delete_snapshot.before_commit
+commit    snapshot gone, its layer let go                                  point delete_snapshot.committed
 undo      the snapshot is FAILED, and can be deleted again
 """
 
@@ -36,6 +39,7 @@ class Handler:
         del control
         core = self._core
         self._stop_run(intent.subject)
+        fsops.point("delete_snapshot.run_stopped")
         snapshot = snapshots.by_uid(core.catalog.reader(), intent.subject)
         assert snapshot is not None
         # Whoever restores the point has the manifest until a head stands on what was restored.

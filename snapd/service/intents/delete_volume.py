@@ -1,8 +1,8 @@
 """Delete a volume. Its snapshots stay.
 
-intent    volume DESTROYING, operation, request
-step 1    a writer is abandoned; an unfinished upload's staging file is removed
-commit    volume gone, head let go                                         points delete_volume.…
+intent    volume DESTROYING, operation, request                            point delete_volume.begun
+step 1    a writer is abandoned; a staging file is removed                 point delete_volume.before_commit
+commit    volume gone, with its unfinished upload; head let go             point delete_volume.committed
 undo      the volume is FAILED, and can be deleted again
 """
 

@@ -1,11 +1,13 @@
 """Fold a frozen layer that nothing needs into the only layer that stands on it, whichever way copies fewer bytes.
 
-    intent    the lower layer FOLDING and taken from its point; both points' deltas are recorded before it
-    step 1    up: the child receives what it lacks                             point fold.copied
-              down: the lower receives what the child has
-    step 2    up: the child's header names the lower's parent                  point fold.relinked
-              down: the lower's file takes the child's name
-    commit    the child stands on the lower's parent, the lower is doomed      points fold.before_commit, .committed
+    intent    the lower layer FOLDING and taken from its point; both           points history.delta_recorded,
+              points' deltas are recorded before it                                   fold.begun
+    step 1    up: the child receives what it lacks;                            points qcow2.clusters-durable,
+              down: the lower receives what the child has                             qcow2.tables-durable,
+                                                                                      fold.copied
+    step 2    up: the child's header names the lower's parent;                 points fold.relinked,
+              down: the lower's file takes the child's name                           fold.before_commit
+    commit    the child stands on the lower's parent, the lower is doomed      point fold.committed
     undo      none: what was copied is what shows through anyway, so it is run again
 
 The caller has both layers to itself (pins), since files are changed in place.

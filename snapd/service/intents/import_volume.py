@@ -2,16 +2,21 @@
 
 Two intents after each other:
 
-    upload          volume CREATING, upload row, operation, request; RAW: the layer's row too
-                    the bytes go into the layer under its temporary name (RAW) or into the staging file (QCOW2); how far
-                    they are safe is in the upload row. It waits for its client, over restarts too, until it expires.
-    import_volume   opened when all bytes are safe, in the transaction that ends the upload
-                    before that, RAW: the disk was looked at and bears no other format's signature; QCOW2: the image
-                    was vetted. What is refused is given up as if its client had cancelled it.
-      step 1        QCOW2: the image is rewritten as the layer, through a descriptor that is vetted again
-      step 2        the layer is published                                     point import_volume.published
-      commit        head HEAD, volume READY, staging gone                      point import_volume.before_commit
-      undo          the layer is doomed, the volume FAILED
+    upload    volume CREATING, upload row, operation, request; RAW: the        points upload.flushed,
+              layer's row too. The bytes go into the layer under its                  upload.whole
+              temporary name (RAW) or into the staging file (QCOW2); how far
+              they are safe is in the upload row. It waits for its client,
+              over restarts too, until it expires.
+    intent    opened when all bytes are safe, in the transaction that ends     point import_volume.begun
+              the upload. Before that, RAW: the disk was looked at and bears
+              no other format's signature; QCOW2: the image was vetted. What
+              is refused is given up as if its client had cancelled it.
+    step 1    QCOW2: the image is rewritten as the layer, through a            points qcow2.tables-durable,
+              descriptor that is vetted again                                         import_volume.converted
+    step 2    the layer is published, the staging file removed                 points import_volume.published,
+                                                                                      import_volume.before_commit
+    commit    head HEAD, volume READY                                          point import_volume.committed
+    undo      the layer is doomed, the volume FAILED
 """
 
 import dataclasses
@@ -51,6 +56,7 @@ class Handler:
         if not core.pool.is_made(head):
             if intent.payload[FORMAT] == model.ImageFormat.QCOW2:
                 self._convert(intent, control)
+                fsops.point("import_volume.converted")
             core.pool.publish(head)
         fsops.point("import_volume.published")
         core.pool.remove_staging(intent.subject)
@@ -64,6 +70,7 @@ class Handler:
             volumes.put(tx, ready)
             operations.end(tx, intent.operation, core.now())
             journal.close_intent(tx, intent)
+        fsops.point("import_volume.committed")
 
     def _convert(self, intent: model.Intent, control: controls.Control) -> None:
         core = self._core

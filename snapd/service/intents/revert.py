@@ -1,9 +1,11 @@
 """Revert a volume in place: a new head on the point of one of its snapshots, instead of the old head.
 
-intent    volume REVERTING, head's row CREATING, maybe a row for the restored point, operation, request
+intent    volume REVERTING, head's row CREATING, maybe a row for the       point revert.begun
+          restored point, operation, request
 step 1    a point that has left primary storage is restored                point restore.before_publish
-step 2    the new head's file is made and published                        point pool.layer_written
-commit    new head HEAD, old one let go, volume READY on that point        points revert.before_commit, .committed
+step 2    the new head's file is made and published                        points pool.layer_written,
+                                                                                  revert.before_commit
+commit    new head HEAD, old one let go, volume READY on that point        point revert.committed
 undo      the new layers are doomed; the volume is as it was
 """
 

@@ -1,9 +1,12 @@
 """Check what the archive has, of an environment or of one snapshot: what a caller asked for, at the scrubber's pace.
 
-intent    operation, request
-step 1    packs that weren't checked since the intent are read and checked; their times are in the archive's index
-step 2    what damage hits is noted with the snapshots
-commit    the operation has what was found                                 point scrub.before_commit
+intent    operation, request                                               points scrub.begun, verify_snapshot.begun
+step 1    packs that weren't checked since the intent are read and         point scrub.checked
+          checked; their times are in the archive's index
+step 2    what damage hits is noted with the snapshots                     points scrub.before_commit,
+                                                                                  verify_snapshot.before_commit
+commit    the operation has what was found                                 points scrub.committed,
+                                                                                  verify_snapshot.committed
 undo      nothing: what was checked was checked
 """
 
@@ -44,6 +47,7 @@ class EnvironmentHandler:
         with core.catalog.transaction() as tx:
             operations.end(tx, intent.operation, core.now(), result=result)
             journal.close_intent(tx, intent)
+        fsops.point("scrub.committed")
 
     def _result(
         self, intent: model.Intent, packs: list[index.Pack], hit: list[str]
@@ -92,6 +96,7 @@ class SnapshotHandler:
         with core.catalog.transaction() as tx:
             operations.end(tx, intent.operation, core.now())
             journal.close_intent(tx, intent)
+        fsops.point("verify_snapshot.committed")
 
     def _snapshot(self, intent: model.Intent) -> model.Snapshot:
         found = snapshots.by_uid(self._core.catalog.reader(), intent.subject)
@@ -121,3 +126,4 @@ def _check(
         control.advance(found.size_bytes)
         if found.problem:
             scrubber.tell_damage(environment_uid, found)
+    fsops.point("scrub.checked")
