@@ -219,7 +219,8 @@ class Repository:
     def reading(self, environment_uid: str, host: str) -> Iterator[None]:
         """Keep another host from deleting packs of one of its environments for the length of a block."""
         connected = self.connect()
-        lease = leases.Lease(self._store, self._access.host, layout.Area(host, environment_uid))
+        area = layout.Area(host, environment_uid)
+        lease = leases.Lease(self._store, self._access.host, area, connected.claim.epoch)
         connected.add_lease(lease)
         try:
             yield

@@ -117,7 +117,7 @@ class Session:
         claim = claims.take(store, host, claim_path, settings.uid, adopt=adopt)
         view = views.adopt(store, host, claim.epoch)
         store.discard_unfinished(host.prefix)
-        leases.sweep(store, host)
+        leases.sweep(store, host, claim.epoch)
         session = cls(store, settings, claim, view)
         session._thread.start()
         return session

@@ -7,7 +7,8 @@ import datetime
 import functools
 import secrets
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from snapd import errors
 from snapd.archive import documents, layout, names
@@ -25,8 +26,14 @@ _seal: Final = functools.partial(names.plain, names.Kind.LEASE)
 class Lease:
     """A lease that this process has."""
 
-    def __init__(self, store: backend.Backend, reader: layout.Host, area: layout.Area) -> None:
-        """Take it: it counts when this returns. Raises errors.ArchiveUnreachable, errors.StorageFull."""
+    def __init__(
+        self, store: backend.Backend, reader: layout.Host, area: layout.Area, epoch: int | None = None
+    ) -> None:
+        """Take it: it counts when this returns. `epoch` is that of the reader's claim, if it has one.
+
+        Raises errors.ArchiveUnreachable, errors.StorageFull.
+        """
+        self._epoch = epoch
         self._store = store
         self._reader = reader
         self._area = area
@@ -36,6 +43,8 @@ class Lease:
     def _create(self) -> str:
         key = self._reader.leases + secrets.token_hex(_NAME_LENGTH)
         members = {"version": _VERSION, "host": self._area.host, "environment_uid": self._area.environment_uid}
+        if self._epoch is not None:
+            members["epoch"] = self._epoch
         self._store.put(key, [documents.encode(members, _seal)])
         return key
 
@@ -62,23 +71,40 @@ def is_read(store: backend.Backend, area: layout.Area) -> bool:
     return any(_covers(store, key, area) and _is_fresh(store, key, now) for key in keys)
 
 
-def sweep(store: backend.Backend, reader: layout.Host) -> None:
-    """Remove a reader's leases that are over. The caller has the reader's claim."""
+def sweep(store: backend.Backend, reader: layout.Host, epoch: int) -> None:
+    """Remove a reader's leases that are over, and those that earlier processes with its claim left when they died.
+
+    The caller has just taken the reader's claim of that epoch, and has no lease yet. Those of tools, which have no
+    claim, are theirs.
+    """
     keys = [key for key, _ in store.list(reader.leases)]
     if keys:
         now = store.now()
         for key in keys:
-            if not _is_fresh(store, key, now):
+            if not _is_fresh(store, key, now) or _was_left(store, key, epoch):
                 store.delete(key)
 
 
-def _covers(store: backend.Backend, key: str, area: layout.Area) -> bool:
+def _was_left(store: backend.Backend, key: str, epoch: int) -> bool:
+    members = _read(store, key)
+    left = None if members is None else members.get("epoch")
+    return isinstance(left, int) and left <= epoch
+
+
+def _read(store: backend.Backend, key: str) -> Mapping[str, Any] | None:
+    """Return what a lease says, nothing if it is gone, or None if it can't be read."""
     what = f"lease {key.rpartition('/')[2]}"
     try:
-        members = documents.decode(what, documents.fetch(store, key, what), _seal, _VERSION)
+        return documents.decode(what, documents.fetch(store, key, what), _seal, _VERSION)
     except errors.NotFound:
-        return False
+        return {}
     except (errors.Corrupt, errors.SchemaTooNew):
+        return None
+
+
+def _covers(store: backend.Backend, key: str, area: layout.Area) -> bool:
+    members = _read(store, key)
+    if members is None:
         # Somebody reads something: better to wait for it to be over than to guess that it is another environment.
         return True
     return members.get("host") == area.host and members.get("environment_uid") == area.environment_uid
