@@ -18,6 +18,10 @@ from snapd.qcow2.writing import create
 
 _HEAD_MODE = 0o640
 _FROZEN_MODE = 0o440
+_MERGING_MODE = 0o600
+"""Of a layer that receives the data of the only one that stands on it: what it shows by itself is nobody's."""
+_MERGED_MODE = 0o400
+"""Of the one that stands on it: the file goes when the other one takes its name, and the mark goes with it."""
 _TEMPORARY = ".tmp"
 _STAGING = "staging"
 _STAT_BLOCK = 512
@@ -103,6 +107,7 @@ class Pool:
                 size_bytes=layer.size_bytes,
                 backing_name=self.backing_name(layer.parent),
                 extensions=() if description is None else [(header.POINT_EXTENSION, description)],
+                mode=_HEAD_MODE,
             )
         return temporary
 
@@ -111,15 +116,33 @@ class Pool:
         with fsops.translated(self.path(uid)):
             fsops.publish(self.temporary_path(uid), self.path(uid))
 
-    def freeze(self, uid: str) -> None:
-        """Take the permission to write from a layer's file; the catalog says already that it is frozen."""
+    def freeze(self, uid: str, *, durable: bool = False) -> None:
+        """Take the permission to write from a layer's file; the catalog says already that it is frozen.
+
+        Durable is for who may wait until all of the file has been written to the disk.
+        """
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), _FROZEN_MODE)
+            fsops.set_mode(self.path(uid), _FROZEN_MODE, durable=durable)
 
     def thaw(self, uid: str) -> None:
-        """Give the permission to write back, for a fold."""
+        """Give the permission to write back, durably, for a change that leaves what the layer shows as it is."""
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), _HEAD_MODE)
+            fsops.set_mode(self.path(uid), _HEAD_MODE, durable=True)
+
+    def begin_merge(self, lower: str, child: str) -> None:
+        """Make the lower of two layers writable, and have both files say, durably, that it is to become the child.
+
+        As long as both say so, only what shows through the child is anybody's; a lost catalog is rebuilt by that. When
+        the lower file takes the child's name, the child's file and with it the mark are gone in the same instant.
+        """
+        with fsops.translated(self.path(lower)):
+            fsops.set_mode(self.path(child), _MERGED_MODE, durable=True)
+            fsops.set_mode(self.path(lower), _MERGING_MODE, durable=True)
+
+    def is_merged(self, uid: str) -> bool:
+        """Say whether a fold that is under way puts a layer's data into the one below, which will take its name."""
+        with fsops.translated(self.path(uid)):
+            return stat.S_IMODE(os.stat(self.path(uid)).st_mode) == _MERGED_MODE
 
     def is_frozen(self, uid: str) -> bool:
         """Say whether the permission to write has been taken from a layer's file."""
