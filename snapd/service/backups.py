@@ -161,20 +161,22 @@ class Backups:
         core = self._core
         names = catalogarea.names(core.repository)
         self._known = {name: known for name, known in self._known.items() if name in names}
-        gone: list[str] = []
-        for name in names:
-            if name not in self._known:
-                try:
-                    self._known[name] = catalogarea.look(core.repository, name)
-                except errors.Corrupt as error:
-                    _log.error("a backup of the catalog is damaged: %s", error, extra={"backup": name})
-                    if self._known:
-                        # There is a newer one; and as long as one can't be read nothing of them is collected.
-                        gone.append(name)
-        gone += [backup.name for backup in catalogarea.superseded(self._known.values(), core.now())]
+        damaged = [name for name in names if not self._is_readable(name)]
+        gone = [backup.name for backup in catalogarea.superseded(self._known.values(), core.now())]
+        # As long as one can't be read nothing of them is collected; the newest of all is left for people to look at.
+        gone += [name for name in damaged if any(name < known for known in self._known)]
         for name in gone:
             core.repository.delete_snapshot(cores.CATALOG_AREA, name)
             self._known.pop(name, None)
         if gone:
             core.hints.environment(cores.CATALOG_AREA)
         return max((backup.created for backup in self._known.values()), default=None)
+
+    def _is_readable(self, name: str) -> bool:
+        if name not in self._known:
+            try:
+                self._known[name] = catalogarea.look(self._core.repository, name)
+            except errors.Corrupt as error:
+                _log.error("a backup of the catalog is damaged: %s", error, extra={"backup": name})
+                return False
+        return True

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from snapd import errors, fsops
+from snapd.archive import index
 from snapd.archive import repository as repositories
 from snapd.archive.backends import directory
 from snapd.catalog import db
@@ -269,6 +270,34 @@ def test_a_manifest_of_a_backup_that_is_damaged_gives_way_to_newer_ones(world: w
     world.volume("w")
     _until_saved(world)
     world.until(lambda: name not in _names(world))
+
+
+def test_damage_that_a_scrub_finds_is_stored_anew_by_the_next_backup(
+    world: worlds.World, tmp_path: pathlib.Path
+) -> None:
+    world.volume("v")
+    world.pass_time(minutes=5)
+    _until_saved(world)
+    repository = world.service._core.repository
+    packs = repository.upkeep.packs(cores.CATALOG_AREA)
+    assert packs
+    for path in world.settings.archive_path.rglob("environments/catalog/packs/*/*"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.chmod(0o600)
+        path.write_bytes(data)
+    world.pass_time(days=31)
+    world.until(lambda: not _undamaged(world, {pack.pack_id for pack in packs}))
+    world.volume("w")
+    _until_saved(world)
+    catalogarea.restore(repository, _names(world)[0], tmp_path / "back")
+
+
+def _undamaged(world: worlds.World, pack_ids: set[bytes]) -> list[bytes]:
+    """Return those of some packs that are there and not known to be damaged. Time passes, for the scrubber."""
+    world.pass_time(hours=1)
+    packs = world.service._core.repository.upkeep.packs(cores.CATALOG_AREA)
+    return [one.pack_id for one in packs if one.pack_id in pack_ids and one.state is not index.State.DAMAGED]
 
 
 def test_no_backups_are_made_where_the_settings_say_so(world: worlds.World) -> None:
