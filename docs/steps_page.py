@@ -15,6 +15,7 @@ ROOT = pathlib.Path(fsops.__file__).parent
 MODULES = (
     *sorted(f"service/intents/{path.name}" for path in (ROOT / "service" / "intents").glob("[!_]*.py")),
     "service/heads.py",
+    "service/backups.py",
     "archive/fencing/claim.py",
     "archive/recording.py",
     "archive/collection.py",
@@ -23,7 +24,7 @@ MODULES = (
 HEAD = """\
 # Steps and where they are interrupted
 
-Made from the docstrings of `snapd/service/intents/`, `snapd/service/heads.py` and `snapd/archive/` by `make docs`.
+Made from the docstrings of modules in `snapd/service/` and `snapd/archive/` by `make docs`.
 
 Everything that takes more than one step, step by step. At each *point* the daemon is killed, and the power of its disk
 is cut, in the tests ([Reliability](reliability.md)); the points of a step lie behind it, or within it. What an intent

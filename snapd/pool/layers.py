@@ -5,11 +5,10 @@
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from snapd import errors, fsops, model
@@ -19,6 +18,10 @@ from snapd.qcow2.writing import create
 
 _HEAD_MODE = 0o640
 _FROZEN_MODE = 0o440
+_MERGING_MODE = 0o600
+"""Of a layer that receives the data of the only one that stands on it: what it shows by itself is nobody's."""
+_MERGED_MODE = 0o400
+"""Of the one that stands on it: the file goes when the other one takes its name, and the mark goes with it."""
 _TEMPORARY = ".tmp"
 _STAGING = "staging"
 _STAT_BLOCK = 512
@@ -68,16 +71,16 @@ class Pool:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def create(self, layer: model.Layer, frozen_point: Mapping[str, str] | None = None) -> None:
+    def create(self, layer: model.Layer, description: bytes | None = None) -> None:
         """Make a layer's empty file, durably; one that is there already, whole by its name, is kept.
 
-        frozen_point is written into the header, so that a lost catalog can be rebuilt: what the point below it is.
+        A description is written into the header, so that a lost catalog can be rebuilt: whose head it was made to be.
         """
         final = self.path(layer.uid)
         with fsops.translated(final):
             if self.is_made(layer.uid):
                 return
-            temporary = self.prepare(layer, frozen_point)
+            temporary = self.prepare(layer, description)
             fsops.point("pool.layer_written")
             fsops.publish(temporary, final)
 
@@ -90,20 +93,21 @@ class Pool:
             fsops.sync_directory(final.parent)
         return True
 
-    def prepare(self, layer: model.Layer, frozen_point: Mapping[str, str] | None = None) -> pathlib.Path:
-        """Make a layer's empty file under its temporary name, in the place of one left behind, and return its path."""
+    def prepare(self, layer: model.Layer, description: bytes | None = None) -> pathlib.Path:
+        """Make a layer's empty file under its temporary name, in the place of one left behind, and return its path.
+
+        The description is that of `create`.
+        """
         temporary = self.temporary_path(layer.uid)
         with fsops.translated(temporary):
             if temporary.exists():
                 fsops.unlink(temporary, durable=False)
-            extensions: Sequence[tuple[int, bytes]] = ()
-            if frozen_point is not None:
-                extensions = [(header.POINT_EXTENSION, json.dumps(dict(frozen_point)).encode())]
             create.create(
                 temporary,
                 size_bytes=layer.size_bytes,
                 backing_name=self.backing_name(layer.parent),
-                extensions=extensions,
+                extensions=() if description is None else [(header.POINT_EXTENSION, description)],
+                mode=_HEAD_MODE,
             )
         return temporary
 
@@ -112,15 +116,33 @@ class Pool:
         with fsops.translated(self.path(uid)):
             fsops.publish(self.temporary_path(uid), self.path(uid))
 
-    def freeze(self, uid: str) -> None:
-        """Take the permission to write from a layer's file; the catalog says already that it is frozen."""
+    def freeze(self, uid: str, *, durable: bool = False) -> None:
+        """Take the permission to write from a layer's file; the catalog says already that it is frozen.
+
+        Durable is for who may wait until all of the file has been written to the disk.
+        """
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), _FROZEN_MODE)
+            fsops.set_mode(self.path(uid), _FROZEN_MODE, durable=durable)
 
     def thaw(self, uid: str) -> None:
-        """Give the permission to write back, for a fold."""
+        """Give the permission to write back, durably, for a change that leaves what the layer shows as it is."""
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), _HEAD_MODE)
+            fsops.set_mode(self.path(uid), _HEAD_MODE, durable=True)
+
+    def begin_merge(self, lower: str, child: str) -> None:
+        """Make the lower of two layers writable, and have both files say, durably, that it is to become the child.
+
+        As long as both say so, only what shows through the child is anybody's; a lost catalog is rebuilt by that. When
+        the lower file takes the child's name, the child's file and with it the mark are gone in the same instant.
+        """
+        with fsops.translated(self.path(lower)):
+            fsops.set_mode(self.path(child), _MERGED_MODE, durable=True)
+            fsops.set_mode(self.path(lower), _MERGING_MODE, durable=True)
+
+    def is_merged(self, uid: str) -> bool:
+        """Say whether a fold that is under way puts a layer's data into the one below, which will take its name."""
+        with fsops.translated(self.path(uid)):
+            return stat.S_IMODE(os.stat(self.path(uid)).st_mode) == _MERGED_MODE
 
     def is_frozen(self, uid: str) -> bool:
         """Say whether the permission to write has been taken from a layer's file."""

@@ -14,6 +14,7 @@ from snapd.pool import pins as pinning
 from snapd.service import (
     archiver,
     archives,
+    backups,
     checking,
     collecting,
     comparison,
@@ -82,6 +83,7 @@ class Service:
         self.checks = checking.Checks(core, self._heads, self.transfers.reading)
         self._keeper = keeper.Keeper(core, self._jobs, self.transfers, self.work, collector)
         self._scrubber = scrubber.Scrubber(core, self.work)
+        self.backups = backups.Backups(core)
         self.environments = environments.Environments(core)
         self.usages = usage.Usages(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
@@ -142,6 +144,7 @@ class Service:
         self._core.pins.on_release(self._core.sweep)
         self._keeper.start()
         self._scrubber.start()
+        self.backups.start()
         self.comparison.start()
         self._clock_watch.start()
 
@@ -151,6 +154,7 @@ class Service:
         self._archiver.stop()
         self._keeper.stop()
         self._scrubber.stop()
+        self.backups.stop()
         self.comparison.stop()
         self._clock_watch.stop()
         self.upkeep.stop()

@@ -24,7 +24,7 @@ from snapd.catalog import db, journal, layers, operations, points, snapshots, vo
 from snapd.copier import control as controls
 from snapd.copier import record
 from snapd.service import core as cores
-from snapd.service import history
+from snapd.service import descriptions, history, names
 
 KIND = "archive"
 
@@ -50,6 +50,9 @@ class Handler:
         if snapshot is None:
             # It was deleted while this waited for its turn, and the deletion has ended the intent.
             return
+        if snapshot.state is model.SnapshotState.DESTROYING:
+            # The deletion looked for a run to stop before this one could be seen; one that is seen is stopped.
+            raise errors.OperationCancelled(name=names.snapshot(snapshot.environment, snapshot.id))
         statistics = self._stored_already(snapshot)
         if statistics is None:
             statistics = self._record(snapshot, control)
@@ -111,7 +114,7 @@ class Handler:
                 core.archive_pace,
             )
             control.go_on_to("VERIFYING")
-            return recording.commit(_describe(snapshot))
+            return recording.commit(descriptions.metadata_of(snapshot, point.parent))
 
     def _commit(self, tx: db.Transaction, intent: model.Intent, statistics: manifests.Statistics) -> str | None:
         """Make it visible; return the uid of the layer that stays for others, if one does."""
@@ -215,17 +218,3 @@ def backoff(core: cores.Core, attempts: int) -> datetime.timedelta:
 def longest_backoff(core: cores.Core) -> datetime.timedelta:
     """Return more than which `backoff` never is."""
     return core.settings.retry_longest * (1 + _JITTER)
-
-
-def _describe(snapshot: model.Snapshot) -> dict[str, str]:
-    """Return what the manifest says of the snapshot, enough to list it without a catalog."""
-    return {
-        "snapshot_id": snapshot.id,
-        "display_name": snapshot.display_name,
-        "environment_id": snapshot.environment,
-        "volume_id": snapshot.volume,
-        "volume_uid": snapshot.volume_uid,
-        "point_uid": snapshot.point,
-        "captured": snapshot.captured.isoformat(),
-        "requested_rapid": "true" if snapshot.requested_rapid else "false",
-    }
