@@ -19,6 +19,7 @@ from snapd.qcow2.writing import create
 
 _HEAD_MODE = 0o640
 _FROZEN_MODE = 0o440
+_SUFFIX = ".qcow2"
 _TEMPORARY = ".tmp"
 _STAGING = "staging"
 _STAT_BLOCK = 512
@@ -215,6 +216,11 @@ class Pool:
 def is_there(root: pathlib.Path) -> bool:
     """Say whether a pool was made in a folder."""
     return (root / _STAGING).is_dir()
+
+
+def holds_layers(root: pathlib.Path) -> bool:
+    """Say whether there is the file of a layer in a folder."""
+    return any(name.endswith(_SUFFIX) for _, _, names in os.walk(root) for name in names)
 
 
 def _allocated_bytes(path: pathlib.Path) -> int:
