@@ -13,7 +13,7 @@ from snapd.service.settings import Settings
 
 
 def require(settings: Settings) -> None:
-    """Raise errors.CatalogMissing if the pool has layers and there is no catalog, errors.PoolMissing the other way round.
+    """Raise errors.CatalogMissing for layers without a catalog, errors.PoolMissing for a catalog whose layers lack a pool.
 
     Raises errors.StorageFailed, errors.Corrupt if what is there can't be read.
     """
