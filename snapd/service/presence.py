@@ -1,4 +1,4 @@
-"""What has to be there before a daemon may make its catalog or its pool: one of the two without the other is an accident.
+"""What has to be there before a daemon may make its catalog or its pool: one without the other is an accident.
 
 An empty catalog beside layers would call all of them strays, and an empty pool under a catalog would have lost them.
 """
@@ -13,7 +13,7 @@ from snapd.service.settings import Settings
 
 
 def require(settings: Settings) -> None:
-    """Raise errors.CatalogMissing for layers without a catalog, errors.PoolMissing for a catalog whose layers lack a pool.
+    """Raise errors.CatalogMissing for layers without a catalog, errors.PoolMissing for a catalog without its layers.
 
     Raises errors.StorageFailed, errors.Corrupt if what is there can't be read.
     """
