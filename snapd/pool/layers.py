@@ -5,11 +5,10 @@
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from snapd import errors, fsops, model
@@ -69,16 +68,16 @@ class Pool:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def create(self, layer: model.Layer, frozen_point: Mapping[str, str] | None = None) -> None:
+    def create(self, layer: model.Layer, description: bytes | None = None) -> None:
         """Make a layer's empty file, durably; one that is there already, whole by its name, is kept.
 
-        frozen_point is written into the header, so that a lost catalog can be rebuilt: what the point below it is.
+        A description is written into the header, so that a lost catalog can be rebuilt: whose head it was made to be.
         """
         final = self.path(layer.uid)
         with fsops.translated(final):
             if self.is_made(layer.uid):
                 return
-            temporary = self.prepare(layer, frozen_point)
+            temporary = self.prepare(layer, description)
             fsops.point("pool.layer_written")
             fsops.publish(temporary, final)
 
@@ -91,20 +90,20 @@ class Pool:
             fsops.sync_directory(final.parent)
         return True
 
-    def prepare(self, layer: model.Layer, frozen_point: Mapping[str, str] | None = None) -> pathlib.Path:
-        """Make a layer's empty file under its temporary name, in the place of one left behind, and return its path."""
+    def prepare(self, layer: model.Layer, description: bytes | None = None) -> pathlib.Path:
+        """Make a layer's empty file under its temporary name, in the place of one left behind, and return its path.
+
+        The description is that of `create`.
+        """
         temporary = self.temporary_path(layer.uid)
         with fsops.translated(temporary):
             if temporary.exists():
                 fsops.unlink(temporary, durable=False)
-            extensions: Sequence[tuple[int, bytes]] = ()
-            if frozen_point is not None:
-                extensions = [(header.POINT_EXTENSION, json.dumps(dict(frozen_point)).encode())]
             create.create(
                 temporary,
                 size_bytes=layer.size_bytes,
                 backing_name=self.backing_name(layer.parent),
-                extensions=extensions,
+                extensions=() if description is None else [(header.POINT_EXTENSION, description)],
             )
         return temporary
 

@@ -111,6 +111,11 @@ def owner_of(volume: model.Volume) -> Owner:
     )
 
 
+def stand_on(point: model.Point, layer: str) -> Stand:
+    """Return what a head's header says of the point on which it is put, and of the layer that shows that point."""
+    return Stand(point=point.uid, environment_uid=point.environment_uid, layer=layer)
+
+
 def encode_head(head: Head) -> bytes:
     """Return the text for a layer's header: JSON in UTF-8, without the labels if it were too long with them."""
     document: dict[str, Any] = {"version": _VERSION, "generation": head.generation, "owner": _plain(head.owner)}
@@ -157,23 +162,22 @@ def metadata_of(snapshot: model.Snapshot, parent_point: str | None) -> dict[str,
     }
 
 
-def decode_metadata(metadata: Mapping[str, str]) -> Archived:
+def decode_metadata(metadata: Mapping[str, object]) -> Archived:
     """Return what a manifest says of its snapshot. Raises errors.Corrupt if that isn't of our writing."""
-    retention = metadata.get("retention_s", "")
     return _checked(
         "a manifest's metadata",
         lambda: Archived(
-            id=metadata["snapshot_id"],
-            display_name=metadata["display_name"],
-            labels=_labels(json.loads(metadata.get("labels", "{}"))),
-            environment=metadata["environment_id"],
-            volume=metadata["volume_id"],
+            id=_text(metadata["snapshot_id"]),
+            display_name=_text(metadata["display_name"]),
+            labels=_labels(json.loads(_text(metadata.get("labels", "{}")))),
+            environment=_text(metadata["environment_id"]),
+            volume=_text(metadata["volume_id"]),
             volume_uid=_uid(metadata["volume_uid"]),
             point=_uid(metadata["point_uid"]),
             parent_point=_uid(metadata["parent_point_uid"]) if metadata.get("parent_point_uid") else "",
             captured=_moment(metadata["captured"]),
             requested_rapid=metadata["requested_rapid"] == "true",
-            retention=_period(float(retention)) if retention else None,
+            retention=_retention(_text(metadata.get("retention_s", ""))),
         ),
     )
 
@@ -230,6 +234,8 @@ def _checked(what: str, read: Callable[[], T]) -> T:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
+    # What JSON can escape but UTF-8 can't hold must not get any further.
+    value.encode()
     return value
 
 
@@ -259,6 +265,10 @@ def _moment(value: object) -> datetime.datetime:
 
 def _period(seconds: float) -> datetime.timedelta:
     return datetime.timedelta(seconds=seconds)
+
+
+def _retention(text: str) -> datetime.timedelta | None:
+    return _period(float(text)) if text else None
 
 
 def _optional_period(seconds: float | None) -> datetime.timedelta | None:

@@ -65,12 +65,18 @@ def _bring_back(core: cores.Core, point: model.Point, uid: str, control: control
     core.pool.freeze(uid)
 
 
-def fill(core: cores.Core, uid: str, manifest: manifests.Manifest, control: controls.Control) -> None:
-    """Make the file of a layer that stands on nothing, with what a manifest holds."""
+def fill(
+    core: cores.Core,
+    uid: str,
+    manifest: manifests.Manifest,
+    control: controls.Control,
+    description: bytes | None = None,
+) -> None:
+    """Make the file of a layer that stands on nothing, with what a manifest holds; a head's header describes it."""
     # Given up in time, so that there is room to write down that it was.
     control.heed(core.pool.require_room)
     control.check()
-    temporary = core.pool.prepare(layers.get(core.catalog.reader(), uid))
+    temporary = core.pool.prepare(layers.get(core.catalog.reader(), uid), description)
     with writer.Writer.open(temporary) as target:
         restore.restore(manifest, target, core.settings.copy_threads, control)
     fsops.point("restore.before_publish")

@@ -21,13 +21,14 @@ from snapd.service.intents import import_volume
 class _LayerTarget:
     """A raw image goes straight into the layer."""
 
-    def __init__(self, core: cores.Core, layer: model.Layer, durable_offset: int) -> None:
+    def __init__(self, core: cores.Core, intent: model.Intent, durable_offset: int) -> None:
+        layer = layers.get(core.catalog.reader(), intent.payload[import_volume.HEAD])
         path = core.pool.temporary_path(layer.uid)
         with fsops.translated(path):
             if durable_offset and path.exists():
                 repair.repair_leaks(path)
             else:
-                core.pool.prepare(layer)
+                core.pool.prepare(layer, import_volume.describe(core, intent))
             # Also of one that is there already: an earlier stream's process may have died before it did.
             fsops.sync_directory(path.parent)
         self._writer = writer.Writer.open(path)
@@ -114,8 +115,7 @@ class ImportUpload:
         self._name = names.volume(self.volume.environment, self.volume.id)
         self._target: _LayerTarget | _StagingTarget
         if row.format is model.ImageFormat.RAW:
-            layer = layers.get(core.catalog.reader(), intent.payload[import_volume.HEAD])
-            self._target = _LayerTarget(core, layer, row.durable_offset)
+            self._target = _LayerTarget(core, intent, row.durable_offset)
         else:
             self._target = _StagingTarget(core, row.volume_uid)
 

@@ -15,7 +15,10 @@ from snapd import errors, units
 from snapd.qcow2.format import foreign, layout
 
 POINT_EXTENSION = 0x534E4150
-"""Type of our own header extension, 'SNAP': which point the overlay froze. Its content is opaque here, up to 4 KiB."""
+"""Type of our own header extension, 'SNAP': whose head the file was made to be, and on which point it was put.
+
+Its content is opaque here, up to 16 KiB.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from snapd.catalog import db, journal, layers, operations, points, snapshots, vo
 from snapd.copier import control as controls
 from snapd.copier import record
 from snapd.service import core as cores
-from snapd.service import history
+from snapd.service import descriptions, history
 
 KIND = "archive"
 
@@ -106,7 +106,7 @@ class Handler:
                 core.archive_pace,
             )
             control.go_on_to("VERIFYING")
-            return recording.commit(_describe(snapshot))
+            return recording.commit(descriptions.metadata_of(snapshot, point.parent))
 
     def _commit(self, tx: db.Transaction, intent: model.Intent, statistics: manifests.Statistics) -> str | None:
         """Make it visible; return the uid of the layer that stays for others, if one does."""
@@ -205,17 +205,3 @@ def backoff(core: cores.Core, attempts: int) -> datetime.timedelta:
     """Return how long to wait after a number of failed attempts: doubling, with a quarter of jitter."""
     doubled: datetime.timedelta = core.settings.retry_initial * 2 ** min(max(attempts - 1, 0), _LONGEST_EXPONENT)
     return min(doubled, core.settings.retry_longest) * random.uniform(0.75, 1.25)
-
-
-def _describe(snapshot: model.Snapshot) -> dict[str, str]:
-    """Return what the manifest says of the snapshot, enough to list it without a catalog."""
-    return {
-        "snapshot_id": snapshot.id,
-        "display_name": snapshot.display_name,
-        "environment_id": snapshot.environment,
-        "volume_id": snapshot.volume,
-        "volume_uid": snapshot.volume_uid,
-        "point_uid": snapshot.point,
-        "captured": snapshot.captured.isoformat(),
-        "requested_rapid": "true" if snapshot.requested_rapid else "false",
-    }

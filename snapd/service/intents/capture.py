@@ -16,6 +16,7 @@ from snapd import fsops, model
 from snapd.catalog import db, journal, layers, operations, points, snapshots, volumes
 from snapd.copier import control as controls
 from snapd.service import core as cores
+from snapd.service import descriptions
 from snapd.service import heads as heading
 
 KIND = "capture"
@@ -91,7 +92,7 @@ class Handler:
         assert volume.head_layer is not None
         overlay = layers.get(reader, plan.overlay)
         captured = core.now()
-        core.pool.create(overlay, _header(volume, plan, captured))
+        core.pool.create(overlay, _description(intent, volume, plan, captured))
         fsops.point("capture.before_commit")
         control.check()
         with core.catalog.transaction() as tx:
@@ -125,7 +126,7 @@ class Handler:
                 created=now,
             ),
         )
-        due = now + plan.due_after if plan.rapid else now
+        due = _due(plan, now)
         estimated_bytes = self._core.estimate(tx.connection, head, volume.environment_uid, due)
         snapshots.put(tx, _snapshot(volume, plan, now, due, estimated_bytes))
         volumes.put(tx, dataclasses.replace(volume, head_layer=plan.overlay, parent_point=plan.point, updated=now))
@@ -139,19 +140,30 @@ class Handler:
         layers.doom(tx, decode(intent.payload).overlay)
 
 
-def _header(volume: model.Volume, plan: Capture, captured: datetime.datetime) -> dict[str, str]:
-    """Return what the overlay's header says of the point that it froze."""
-    return {
-        "point": plan.point,
-        "snapshot": plan.snapshot_uid,
-        "snapshot_id": plan.snapshot_id,
-        "volume": volume.uid,
-        "volume_id": volume.id,
-        "environment": volume.environment_uid,
-        "environment_id": volume.environment,
-        "rapid": "true" if plan.rapid else "false",
-        "captured": captured.isoformat(),
-    }
+def _description(intent: model.Intent, volume: model.Volume, plan: Capture, captured: datetime.datetime) -> bytes:
+    """Return what the overlay's header says of itself, and of the point that it froze."""
+    assert volume.head_layer is not None
+    head = descriptions.Head(
+        generation=intent.number,
+        owner=descriptions.owner_of(volume),
+        stand=descriptions.Stand(plan.point, volume.environment_uid, volume.head_layer),
+        taken=descriptions.Taken(
+            uid=plan.snapshot_uid,
+            id=plan.snapshot_id,
+            display_name=plan.display_name,
+            labels=plan.labels,
+            rapid=plan.rapid,
+            retention=plan.retention,
+            due=_due(plan, captured),
+            captured=captured,
+        ),
+    )
+    return descriptions.encode_head(head)
+
+
+def _due(plan: Capture, captured: datetime.datetime) -> datetime.datetime:
+    """Return when the snapshot is to be archived."""
+    return captured + plan.due_after if plan.rapid else captured
 
 
 def _snapshot(

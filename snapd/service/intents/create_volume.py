@@ -12,10 +12,10 @@ undo      the layers are doomed; the volume is FAILED, or gone if nobody was tol
 import dataclasses
 
 from snapd import errors, fsops, model
-from snapd.catalog import db, journal, layers, operations, volumes
+from snapd.catalog import db, journal, layers, operations, points, volumes
 from snapd.copier import control as controls
 from snapd.service import core as cores
-from snapd.service import health, jobs, restoring
+from snapd.service import descriptions, health, jobs, restoring
 
 KIND = "create_volume"
 
@@ -64,14 +64,25 @@ class Handler:
             health.telling(core, place.name, place, size_bytes),
             core.repository.reading(environment_uid, host),
         ):
-            restoring.fill(core, head, core.repository.manifest(environment_uid, snapshot_uid, host), control)
+            manifest = core.repository.manifest(environment_uid, snapshot_uid, host)
+            restoring.fill(core, head, manifest, control, self._description(intent, None))
         fsops.point("create_volume.fetched")
+
+    def _description(self, intent: model.Intent, parent: str | None) -> bytes:
+        """Return what the head's header says, with the point on which it is put if that is shown by a layer."""
+        reader = self._core.catalog.reader()
+        volume = volumes.by_uid(reader, intent.subject)
+        assert volume is not None
+        stand = None
+        if parent is not None:
+            stand = descriptions.stand_on(points.get(reader, intent.payload[POINT]), parent)
+        return descriptions.encode_head(descriptions.Head(intent.number, descriptions.owner_of(volume), stand, None))
 
     def _finish(self, intent: model.Intent, parent: str | None, control: controls.Control) -> None:
         core = self._core
         point, head = intent.payload[POINT], intent.payload[HEAD]
         layer = dataclasses.replace(layers.get(core.catalog.reader(), head), parent=parent)
-        core.pool.create(layer, {"point": point} if point else None)
+        core.pool.create(layer, self._description(intent, parent))
         fsops.point("create_volume.before_commit")
         control.check()
         with core.catalog.transaction() as tx:

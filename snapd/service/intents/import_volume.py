@@ -25,6 +25,7 @@ from snapd.qcow2.checking import vet
 from snapd.qcow2.reading import chain
 from snapd.qcow2.writing import writer
 from snapd.service import core as cores
+from snapd.service import descriptions
 from snapd.service.intents import create_volume
 
 UPLOAD = "upload"
@@ -72,7 +73,7 @@ class Handler:
         control.heed(core.pool.require_room)
         with ExitStack() as stack:
             source = stack.enter_context(vet.open_import(core.pool.staging_path(intent.subject)))
-            target = stack.enter_context(writer.Writer.open(core.pool.prepare(layer)))
+            target = stack.enter_context(writer.Writer.open(core.pool.prepare(layer, describe(core, intent))))
             convert.convert(chain.Chain([source]), target, core.settings.copy_threads, control)
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
@@ -82,3 +83,11 @@ class Handler:
         with suppress(errors.SnapdError):
             # If it can't be removed now, the next start does it.
             self._core.pool.remove_staging(intent.subject)
+
+
+def describe(core: cores.Core, intent: model.Intent) -> bytes:
+    """Return what the header of the head says that an upload, or the import of one, is making."""
+    volume = volumes.by_uid(core.catalog.reader(), intent.subject)
+    if volume is None:
+        raise errors.NotFound(resource_type="volume", name=intent.subject)
+    return descriptions.encode_head(descriptions.Head(intent.number, descriptions.owner_of(volume), None, None))

@@ -13,7 +13,7 @@ from snapd import fsops, model
 from snapd.catalog import db, journal, layers, operations, points, volumes
 from snapd.copier import control as controls
 from snapd.service import core as cores
-from snapd.service import restoring
+from snapd.service import descriptions, restoring
 
 KIND = "revert"
 
@@ -39,7 +39,7 @@ class Handler:
         point, head, restored = intent.payload[POINT], intent.payload[HEAD], intent.payload[RESTORED]
         with restoring.on_primary(core, point, restored, head, control) as parent:
             layer = dataclasses.replace(layers.get(core.catalog.reader(), head), parent=parent)
-            core.pool.create(layer, {"point": point})
+            core.pool.create(layer, self._description(intent, parent))
             fsops.point("revert.before_commit")
             control.check()
             with core.catalog.transaction() as tx:
@@ -47,6 +47,13 @@ class Handler:
         fsops.point("revert.committed")
         core.hints.layer(kept)
         core.sweep()
+
+    def _description(self, intent: model.Intent, parent: str) -> bytes:
+        reader = self._core.catalog.reader()
+        volume = volumes.by_uid(reader, intent.subject)
+        assert volume is not None
+        stand = descriptions.stand_on(points.get(reader, intent.payload[POINT]), parent)
+        return descriptions.encode_head(descriptions.Head(intent.number, descriptions.owner_of(volume), stand, None))
 
     def _commit(self, tx: db.Transaction, intent: model.Intent, parent: str) -> str | None:
         """Make it visible; return the uid of the layer below the old head that stays for others, if one does."""

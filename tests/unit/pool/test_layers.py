@@ -9,6 +9,7 @@ from pyfakefs.fake_filesystem import FakeFilesystem
 
 from snapd import errors, fsops, model, units
 from snapd.pool import layers as pools
+from snapd.qcow2.format import header
 from snapd.qcow2.reading import image
 from snapd.qcow2.writing import writer
 
@@ -59,11 +60,12 @@ def test_an_overlay_names_its_parent_relatively_so_that_the_pool_can_be_moved(
     pool: pools.Pool, tmp_path: pathlib.Path
 ) -> None:
     pool.create(_layer(A))
-    pool.create(_layer(B, A), {"point": "p"})
+    pool.create(_layer(B, A), b"whose it is")
     os.rename(pool.root, tmp_path / "elsewhere")
     moved = pools.Pool(tmp_path / "elsewhere", 0)
     with image.Image.open(moved.path(B)) as opened:
         name = opened.header.backing_name
+        assert opened.header.extension(header.POINT_EXTENSION) == b"whose it is"
     assert name is not None
     assert (moved.path(B).parent / name).resolve() == moved.path(A).resolve()
     with moved.opened([_layer(B, A), _layer(A)]) as chain:
