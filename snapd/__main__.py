@@ -62,7 +62,14 @@ def archive() -> None:
     """Look at an archive, check it and take snapshots out of it, without a daemon."""
 
 
-@click.group(cls=Commands, places={"fsck": "snapd.catalogtool.fsck:fsck", "serve": "snapd.serve:serve"})
+@click.group(
+    cls=Commands,
+    places={
+        "fsck": "snapd.catalogtool.fsck:fsck",
+        "rebuild-catalog": "snapd.catalogtool.rebuild:rebuild_catalog",
+        "serve": "snapd.serve:serve",
+    },
+)
 @click.version_option(package_name="snapd-storage")
 def main() -> None:
     """Keep volumes and snapshots on this host, and serve them over gRPC."""

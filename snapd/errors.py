@@ -555,6 +555,20 @@ class CatalogPresent(StartupError):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class CatalogOfAnotherHost(StartupError):
+    """A backup of a catalog that belongs to another host of the archive."""
+
+    reason = "CATALOG_OF_ANOTHER_HOST"
+    summary = "{path} is the catalog of host {found}, not of {host}"
+    advice = (
+        "Use a backup of this host's catalog, or configure archive.host as that host's if this one takes its place."
+    )
+    path: str
+    found: str
+    host: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class PoolMissing(StartupError):
     """The catalog has layers, and the folder of their files isn't there."""
 

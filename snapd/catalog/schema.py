@@ -211,7 +211,7 @@ ALTER TABLE operations ADD COLUMN result TEXT;  -- JSON of what it answers besid
 """Schema 6: snapshots tell which of their ranges are lost, and operations of the archive's upkeep what they did."""
 
 RECOVERED = """
--- 1: it was brought back by a rebuild of the catalog with something about it uncertain, and nobody has changed it since.
+-- 1: a rebuild of the catalog brought it back and is not sure of something about it, and nobody has updated it since.
 ALTER TABLE volumes ADD COLUMN recovered INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE snapshots ADD COLUMN recovered INTEGER NOT NULL DEFAULT 0;
 """

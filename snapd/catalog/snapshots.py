@@ -114,6 +114,11 @@ def archived_uids(connection: sqlite3.Connection, environment_uid: str) -> set[s
     return {row["uid"] for row in rows}
 
 
+def every(connection: sqlite3.Connection) -> list[model.Snapshot]:
+    """Return all snapshots."""
+    return [_convert(row) for row in connection.execute(_SELECT)]
+
+
 def page(connection: sqlite3.Connection, query: model.Query, environment_uid: str | None) -> model.Page[model.Snapshot]:
     """Return one page of an environment's snapshots, or of all."""
     return listing.page(connection, _SOURCE, query, environment_uid, _convert)

@@ -72,6 +72,11 @@ def by_uid(connection: sqlite3.Connection, uid: str) -> model.Volume | None:
     return None if row is None else _convert(row)
 
 
+def every(connection: sqlite3.Connection) -> list[model.Volume]:
+    """Return all volumes."""
+    return [_convert(row) for row in connection.execute(_SELECT)]
+
+
 def page(connection: sqlite3.Connection, query: model.Query, environment_uid: str | None) -> model.Page[model.Volume]:
     """Return one page of an environment's volumes, or of all."""
     return listing.page(connection, _SOURCE, query, environment_uid, _convert)
