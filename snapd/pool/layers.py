@@ -16,8 +16,14 @@ from snapd.qcow2.format import header
 from snapd.qcow2.reading import chain, image
 from snapd.qcow2.writing import create
 
-_HEAD_MODE = 0o640
-_FROZEN_MODE = 0o440
+HEAD_MODE = 0o640
+FROZEN_MODE = 0o440
+FILLING_MODE = 0o650
+"""Of a frozen layer whose file is changed, and not what it shows: nothing else may tell it from a head."""
+MERGING_MODE = 0o600
+"""Of a layer that receives the data of the only one that stands on it: what it shows by itself is nobody's."""
+MERGED_MODE = 0o400
+"""Of the one that stands on it: the file goes when the other one takes its name, and the mark goes with it."""
 _SUFFIX = ".qcow2"
 _TEMPORARY = ".tmp"
 _STAGING = "staging"
@@ -115,12 +121,12 @@ class Pool:
     def freeze(self, uid: str) -> None:
         """Take the permission to write from a layer's file; the catalog says already that it is frozen."""
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), _FROZEN_MODE)
+            fsops.set_mode(self.path(uid), FROZEN_MODE)
 
     def thaw(self, uid: str) -> None:
         """Give the permission to write back, for a fold."""
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), _HEAD_MODE)
+            fsops.set_mode(self.path(uid), FILLING_MODE)
 
     def is_frozen(self, uid: str) -> bool:
         """Say whether the permission to write has been taken from a layer's file."""

@@ -2,9 +2,12 @@
 
 import dataclasses
 import datetime
+import stat
+from collections.abc import Collection
 from typing import Final
 
 from snapd import errors, model
+from snapd.pool import layers as pools
 from snapd.service import problems
 from snapd.service.rebuilding import base as bases
 from snapd.service.rebuilding import copies, survey
@@ -46,7 +49,20 @@ class Evidence:
 
     def is_frozen(self, file: survey.LayerFile) -> bool:
         """Say whether a layer isn't written any more, by its mode, what stands on it, or the backup."""
-        return not file.writable or file.partial or file.uid in self.pool.children or self.was_frozen(file.uid)
+        if not file.mode & stat.S_IWUSR or file.uid in self.pool.children or self.was_frozen(file.uid):
+            return True
+        # Heads of releases that described none were as private as what a fold has just given its name.
+        by_fold = file.mode == pools.MERGING_MODE and file.generation != survey.UNDESCRIBED
+        return by_fold or file.mode == pools.FILLING_MODE
+
+    def is_partial(self, file: survey.LayerFile, heads: Collection[str]) -> bool:
+        """Say whether a layer may hold some of its child's data, so that its own contents are nobody's.
+
+        Then the child says so too, unless a fold the other way has begun since. Once the layer has taken the child's
+        name it is whole, and nothing that stands on it says anything. A head is never folded with anything.
+        """
+        above = (self.pool.layers[uid] for uid in self.pool.children.get(file.uid, ()) if uid not in heads)
+        return file.mode == pools.MERGING_MODE and any(each.mode != pools.FROZEN_MODE for each in above)
 
     def is_archived(self, snapshot_uid: str) -> bool:
         """Say whether a snapshot is in the archive and can be read from there, as far as is known."""

@@ -18,7 +18,7 @@ def shown(evidence: evidences.Evidence, heads: Collection[str]) -> dict[str, str
     layers: set[str] = set()
     for layer, point in _claims(evidence):
         file = evidence.pool.layers.get(layer)
-        if file is None or file.partial or layer in heads or layer in points or point in layers:
+        if file is None or evidence.is_partial(file, heads) or layer in heads or layer in points or point in layers:
             continue
         known = evidence.base.points.get(point)
         if known is not None and known.size_bytes != file.size_bytes:

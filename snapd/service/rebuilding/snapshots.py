@@ -255,7 +255,12 @@ def _nameless(
 ) -> Iterator[Found]:
     """Yield a snapshot of each layer that was frozen since the backup and whose snapshot nothing names."""
     for file in evidence.pool.layers.values():
-        if file.uid in heads or file.partial or not evidence.is_frozen(file) or shown.get(file.uid, "") in named:
+        if (
+            file.uid in heads
+            or evidence.is_partial(file, heads)
+            or not evidence.is_frozen(file)
+            or shown.get(file.uid, "") in named
+        ):
             continue
         if evidence.was_frozen(file.uid) or not evidence.is_believed(file):
             # What it shows has a snapshot in the backup, or had none any more.

@@ -25,7 +25,6 @@ _UID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _LAYER: Final = re.compile(rf"({_UID})\.qcow2")
 _BACKING: Final = re.compile(rf"\.\./([0-9a-f]{{2}})/({_UID})\.qcow2")
 _UPLOADS: Final = "staging"
-_PARTIAL_MODE: Final = 0o600
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,10 +35,8 @@ class LayerFile:
     parent: str | None
     """Uid of the layer that its backing name names."""
     size_bytes: int
-    writable: bool
-    """Its owner may write it: a head, or a layer into which a fold copies."""
-    partial: bool
-    """It is receiving its child's data: its own contents are nobody's."""
+    mode: int
+    """Its permissions, which say whether it is written, and what a fold is doing to it."""
     modified: datetime.datetime
     generation: int = UNDESCRIBED
     owner: str = ""
@@ -196,8 +193,7 @@ def _look(path: pathlib.Path, uid: str) -> LayerFile | Refused:
         uid=uid,
         parent=parent,
         size_bytes=parsed.size_bytes,
-        writable=bool(status.st_mode & stat.S_IWUSR),
-        partial=stat.S_IMODE(status.st_mode) == _PARTIAL_MODE,
+        mode=stat.S_IMODE(status.st_mode),
         modified=datetime.datetime.fromtimestamp(status.st_mtime_ns // 1_000 / 1e6, datetime.UTC),
     )
     return file if head is None else _with_description(file, head, description)
