@@ -1,4 +1,4 @@
-"""Made-up evidence with as little said as possible: what has one digit belongs together.
+"""Made-up evidence with as little said as possible: what has one digit belongs together."""
 
 import dataclasses
 import datetime
