@@ -43,12 +43,12 @@ def run_seed(seed: int, *, small: bool) -> Outcome:
     return dataclasses.replace(outcome, story=story)
 
 
-def run_plan(plan: run.Plan) -> Outcome:
-    """Run a plan."""
+def run_plan(plan: run.Plan, kind: type[run.Run] = run.Run) -> Outcome:
+    """Run a plan, as a run of some kind."""
     logging.getLogger("snapd").propagate = logging.getLogger().isEnabledFor(logging.INFO)
     folder = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=folder) as name:
-        running = run.Run(plan, pathlib.Path(name))
+        running = kind(plan, pathlib.Path(name))
         try:
             return Outcome(running.execute(), running.figures, None, "")
         except Exception as error:

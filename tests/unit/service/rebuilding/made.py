@@ -232,7 +232,8 @@ class Joined:
 
     def marked(self) -> set[str]:
         """Return the ids of what is marked."""
-        return {row.id for row in (*self.rows.volumes, *self.rows.snapshots) if row.recovered}
+        found = {row.id for row in self.rows.volumes if row.recovered}
+        return found | {row.id for row in self.rows.snapshots if row.recovered}
 
 
 def join(
