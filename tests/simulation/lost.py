@@ -7,6 +7,7 @@ the host deletes it again, and removes the files that the rebuild told and left 
 
 import contextlib
 import dataclasses
+import datetime
 import enum
 import logging
 import pathlib
@@ -98,7 +99,8 @@ class Run(run.Run):
         try:
             copying.copy(self._settings.catalog_path, target)
         except errors.SnapdError:
-            copying.discard(target)
+            with contextlib.suppress(errors.SnapdError):
+                copying.discard(target)
             return
         self._backup = target
 
@@ -106,7 +108,8 @@ class Run(run.Run):
 
     def _live(self, life: int) -> None:
         super()._live(life)
-        if self._settings.catalog_path.exists() and self._choice.random() < 0.7:
+        there = self._settings.catalog_path.exists() and pools.is_there(self._settings.pool_path)
+        if there and self._choice.random() < 0.7:
             self._lose()
 
     def _lose(self) -> None:
@@ -119,18 +122,21 @@ class Run(run.Run):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         options = rebuild.Options(
             backup=self._backup if source in (Source.FILE, Source.NO_ARCHIVE) else None,
-            with_archive=source is not Source.NO_ARCHIVE,
+            # The first daemon may have died before it made the archive.
+            with_archive=source is not Source.NO_ARCHIVE and self._archive_is_there(),
         )
         if source is Source.NOTHING:
             self._hide_backups()
+        now = self._clock.now()
         files_before = _pool_files(self._settings.pool_path)
-        try:
-            outcome = rebuild.rebuild(self._settings, options, self._clock.now())
-        except errors.ArchiveUnreachable:
-            # No daemon has lived long enough to make the archive.
-            options = dataclasses.replace(options, with_archive=False)
-            outcome = rebuild.rebuild(self._settings, options, self._clock.now())
-        self._require_same(options, outcome)
+        outcome = rebuild.rebuild(self._settings, options, now)
+        self._require_same(options, outcome, now)
+        if source is Source.NO_ARCHIVE and self._archive_is_there():
+            # Once it answers again; what was archived since the backup is known by it alone.
+            self._look_at(outcome)
+            options = dataclasses.replace(options, with_archive=True, replace=True)
+            outcome = rebuild.rebuild(self._settings, options, now)
+            self._settings.catalog_path.with_name(outcome.set_aside).unlink()
         if _pool_files(self._settings.pool_path) != files_before:
             raise Unlike("a file of the pool was changed")
         self._look_at(outcome)
@@ -139,10 +145,9 @@ class Run(run.Run):
         self._rebuilt = True
         self._backup = None
         self.rebuilds += 1
-        if not options.with_archive:
-            for disk in self._ledger.snapshots.values():
-                # It may have been archived since the backup; whoever asks for it to be archived learns of it.
-                disk.may_fail = True
+
+    def _archive_is_there(self) -> bool:
+        return (self._settings.archive_path / "repository.json").exists()
 
     def _hide_backups(self) -> None:
         """Have no backup in the archive; the daemon makes the next one."""
@@ -150,10 +155,10 @@ class Run(run.Run):
         for manifest in area.glob("*") if area.is_dir() else ():
             manifest.unlink()
 
-    def _require_same(self, options: rebuild.Options, first: rebuild.Outcome) -> None:
+    def _require_same(self, options: rebuild.Options, first: rebuild.Outcome, now: datetime.datetime) -> None:
         """Raise Unlike unless the same is made once more."""
         before = _dump(self._settings.catalog_path)
-        second = rebuild.rebuild(self._settings, dataclasses.replace(options, replace=True), self._clock.now())
+        second = rebuild.rebuild(self._settings, dataclasses.replace(options, replace=True), now)
         if first.report != second.report:
             raise Unlike(f"{first.report} and then {second.report}")
         after = _dump(self._settings.catalog_path)

@@ -283,6 +283,7 @@ def _recovered(
     evidence: evidences.Evidence, file: survey.LayerFile, owner: descriptions.Owner, point: str
 ) -> model.Snapshot:
     uid = naming.derived_uid("snapshot", file.uid)
+    captured = min(file.modified, evidence.now)
     taken = descriptions.Taken(
         uid=uid,
         id=naming.recovered_id(uid),
@@ -290,7 +291,7 @@ def _recovered(
         labels={},
         rapid=True,
         retention=None,
-        due=file.modified + evidence.default_retention,
-        captured=file.modified,
+        due=captured + evidence.default_retention,
+        captured=captured,
     )
     return _taken(owner, taken, point, file.size_bytes)
