@@ -4,7 +4,7 @@ Each system call announces itself to an observer first, which may record it, fai
 the process: that is how tests try a fault at every point. Once it is made, a witness hears of it, so that a test can
 know what a power cut would leave. `point` names moments between calls. Reading is not this module's business.
 
-Durability rules (POSIX promises none of them by itself): a file's bytes are safe after `fsync`, its name after
+Durability rules (POSIX promises none of them by itself): a file's bytes and mode are safe after `fsync`, its name after
 `sync_directory` of its folder, and a file is published by `publish` only when both hold.
 """
 
@@ -209,7 +209,7 @@ def copy_range(source_fd: int, target_fd: int, source_offset: int, target_offset
 
 
 def fsync(fd: int) -> None:
-    """Make a file's bytes and length durable. A failure is final: the pages are gone, so never retry it."""
+    """Make a file's bytes, length and mode durable. A failure is final: the pages are gone, so never retry it."""
     operation = _announce("fsync", fd)
     os.fsync(fd)
     _made(operation)
@@ -347,8 +347,15 @@ def set_group(path: pathlib.Path, gid: int) -> None:
     os.chown(path, -1, gid, follow_symlinks=False)
 
 
-def set_mode(path: pathlib.Path, mode: int) -> None:
-    """Change a file's permissions."""
+def set_mode(path: pathlib.Path, mode: int, *, durable: bool = False) -> None:
+    """Change a file's permissions. Unless it is to be durable, a power cut may give the old ones back."""
     operation = _announce("chmod", path, length=mode)
     os.chmod(path, mode)
     _made(operation)
+    if durable:
+        # Also if they were so before: who changed them may have died before they were safe.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fsync(fd)
+        finally:
+            os.close(fd)

@@ -110,6 +110,7 @@ class Pool:
                 size_bytes=layer.size_bytes,
                 backing_name=self.backing_name(layer.parent),
                 extensions=() if description is None else [(header.POINT_EXTENSION, description)],
+                mode=HEAD_MODE,
             )
         return temporary
 
@@ -118,15 +119,33 @@ class Pool:
         with fsops.translated(self.path(uid)):
             fsops.publish(self.temporary_path(uid), self.path(uid))
 
-    def freeze(self, uid: str) -> None:
-        """Take the permission to write from a layer's file; the catalog says already that it is frozen."""
+    def freeze(self, uid: str, *, durable: bool = False) -> None:
+        """Take the permission to write from a layer's file; the catalog says already that it is frozen.
+
+        Durable is for who may wait until all of the file has been written to the disk.
+        """
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), FROZEN_MODE)
+            fsops.set_mode(self.path(uid), FROZEN_MODE, durable=durable)
 
     def thaw(self, uid: str) -> None:
-        """Give the permission to write back, for a fold."""
+        """Give the permission to write back, durably, for a change that leaves what the layer shows as it is."""
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), FILLING_MODE)
+            fsops.set_mode(self.path(uid), FILLING_MODE, durable=True)
+
+    def begin_merge(self, lower: str, child: str) -> None:
+        """Make the lower of two layers writable, and have both files say, durably, that it is to become the child.
+
+        As long as both say so, only what shows through the child is anybody's; a lost catalog is rebuilt by that. When
+        the lower file takes the child's name, the child's file and with it the mark are gone in the same instant.
+        """
+        with fsops.translated(self.path(lower)):
+            fsops.set_mode(self.path(child), MERGED_MODE, durable=True)
+            fsops.set_mode(self.path(lower), MERGING_MODE, durable=True)
+
+    def is_merged(self, uid: str) -> bool:
+        """Say whether a fold that is under way puts a layer's data into the one below, which will take its name."""
+        with fsops.translated(self.path(uid)):
+            return stat.S_IMODE(os.stat(self.path(uid)).st_mode) == MERGED_MODE
 
     def is_frozen(self, uid: str) -> bool:
         """Say whether the permission to write has been taken from a layer's file."""

@@ -9,14 +9,13 @@ import datetime
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 
 from snapd import errors, model
 from snapd.catalog import snapshots
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import problems
-from snapd.service.inspection import copies, files, findings, rows
+from snapd.service.inspection import copies, files, findings, repair, rows
 
 _log = logging.getLogger(__name__)
 
@@ -92,12 +91,18 @@ class Comparison:
             return False
         with self._core.pins.alone([finding.subject]) as alone:
             # Else somebody is reading it, or folds it and takes the permission when that is done.
-            if alone:
-                with suppress(errors.StorageFailed):
-                    # It may have gone since.
-                    self._core.pool.freeze(finding.subject)
-                _log.info("%s: made read-only again", finding.problem, extra={"subject": finding.subject})
-        return alone
+            if not alone:
+                return False
+            try:
+                repair.freeze(self._core.pool, finding.subject)
+            except errors.StorageFailed:
+                # It may have gone since.
+                return True
+            except (errors.Corrupt, errors.ImageRefused, errors.ImageBusy) as error:
+                _log.warning("%s, and it stays so: %s", finding.problem, error, extra={"subject": finding.subject})
+                return False
+            _log.info("%s: made read-only again", finding.problem, extra={"subject": finding.subject})
+        return True
 
     def _compare_archive(self) -> bool:
         """Compare, and say whether it could be done."""

@@ -43,6 +43,7 @@ POINTS = (
     "delete_volume.committed",
     "fold.before_commit",
     "fold.committed",
+    "fold.marked",
     "fold.copied",
     "fold.relinked",
     "import_volume.before_commit",

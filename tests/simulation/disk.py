@@ -1,10 +1,12 @@
 """What a disk holds after a power cut: a model of a file system that keeps only what was synced.
 
-A witness of `fsops` tells it every change that was made. Bytes are safe once their file was synced, names once their
-folder was. `cut` then lays down, in place of the folder, one of the states that the power's end may leave:
+A witness of `fsops` tells it every change that was made. Bytes are safe once their file was synced, and so is its mode,
+names once their folder was. `cut` then lays down, in place of the folder, one of the states that the power's end may
+leave:
 
 - changes of a file's bytes that were not synced are dropped, kept up to some moment, or kept at random and torn at
   sectors; a write of which nothing is kept may still have lengthened the file (zeros: what XFS shows);
+- changes of a file's mode that were not synced are kept up to some moment;
 - changes of names that were not synced are kept up to some moment (as journals do), or each at random.
 
 Databases are not in it: SQLite syncs them itself (`synchronous=FULL`), so what is committed is there, see `cut`.
@@ -37,7 +39,8 @@ class _File:
 
     durable: bytearray = dataclasses.field(default_factory=bytearray)
     pending: list[_Change] = dataclasses.field(default_factory=list)
-    mode: int = 0o600
+    modes: list[int] = dataclasses.field(default_factory=lambda: [0o600])
+    """The one that is safe, and behind it those that it was given since."""
     lost: bool = False
     """A sync failed: what is shown may not be on the disk."""
 
@@ -78,7 +81,7 @@ class Disk:
                 path = os.path.join(folder, name)
                 if not path.endswith(_DATABASES):
                     status = os.stat(path)
-                    file = _File(bytearray(pathlib.Path(path).read_bytes()), [], status.st_mode & 0o777)
+                    file = _File(bytearray(pathlib.Path(path).read_bytes()), [], [status.st_mode & 0o777])
                     self._files[status.st_dev, status.st_ino] = file
                     self._now[path] = file
         self._durable = dict(self._now)
@@ -94,7 +97,7 @@ class Disk:
             self._sync_names(target)
         elif name == "create":
             status = os.stat(target, follow_symlinks=False)
-            file = self._files[status.st_dev, status.st_ino] = _File(mode=status.st_mode & 0o777)
+            file = self._files[status.st_dev, status.st_ino] = _File(modes=[status.st_mode & 0o777])
             self._rename((target, file))
         elif name == "mkdir":
             self._rename((target, _FOLDER))
@@ -107,7 +110,7 @@ class Disk:
         elif name == "chmod":
             found = self._now[target]
             assert isinstance(found, _File)
-            found.mode = operation.length
+            found.modes.append(operation.length)
 
     def _change(self, operation: fsops.Operation, fd: int) -> None:
         status = os.fstat(fd)
@@ -119,6 +122,9 @@ class Disk:
                 for change in file.pending:
                     _apply(file.durable, change)
                 file.pending.clear()
+                if operation.name == "fsync":
+                    # fdatasync keeps what is needed to read the bytes, and nothing else.
+                    del file.modes[:-1]
             case "evict":
                 self._show(fd, file)
             case "truncate":
@@ -177,6 +183,7 @@ class Disk:
         for meaning in names.values():
             if isinstance(meaning, _File) and id(meaning) not in contents:
                 contents[id(meaning)] = bytes(meaning.durable if choice is None else _survivor(meaning, choice))
+                meaning.modes = [meaning.modes[0] if choice is None else choice.choice(meaning.modes)]
         self._lay_down(names, contents)
         self.adopt()
 
@@ -211,7 +218,7 @@ class Disk:
                 continue
             laid[id(meaning)] = path
             _write_sparsely(path, contents[id(meaning)])
-            os.chmod(path, meaning.mode)
+            os.chmod(path, meaning.modes[0])
 
 
 def _name(names: dict[str, _File | str], meanings: tuple[tuple[str, _File | str | None], ...]) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from snapd import errors, fsops, model
 from snapd.archive.backends import directory
 from snapd.service.service import Service
-from tests.simulation import actions, callers, disk, ledger, machine, scheduler, store, threads, weather
+from tests.simulation import actions, callers, disk, headers, ledger, machine, scheduler, store, threads, weather
 from tests.unit.service import checker
 from tests.unit.service import world as worlds
 
@@ -203,6 +203,7 @@ class Run:
             self._cut(random.Random(self.plan.seed + len(self.plan.faults)))
         elif killed:
             self.figures.kills += 1
+        headers.verify(self._settings, self._ledger)
 
     def _clean_up(self, *, in_order: bool) -> None:
         """Have nothing left of a dead process: what its objects would still do as they go is not done any more."""

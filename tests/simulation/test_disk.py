@@ -83,6 +83,42 @@ def test_a_removal_that_was_not_synced_may_be_undone(root: pathlib.Path) -> None
     assert _outcomes(root, remove) == {(), (("a", b"old"),)}
 
 
+def _modes(root: pathlib.Path, work: Callable[[pathlib.Path], None]) -> set[int]:
+    """Return the modes that a file of mode 0640 was seen to have after some work and power cuts."""
+    path = root / "a"
+    found = set()
+    for seed in range(DRAWS):
+        path.unlink(missing_ok=True)
+        path.write_bytes(b"bytes")
+        path.chmod(0o640)
+        disk = disks.Disk(root)
+        fsops.observe(None, disk)
+        work(path)
+        fsops.observe(None)
+        disk.cut(random.Random(seed))
+        found.add(path.stat().st_mode & 0o777)
+    return found
+
+
+def test_a_mode_that_was_not_synced_may_be_an_older_one(root: pathlib.Path) -> None:
+    def change(path: pathlib.Path) -> None:
+        fsops.set_mode(path, 0o600)
+        fsops.set_mode(path, 0o440)
+        fd = os.open(path, os.O_RDONLY)
+        fsops.fdatasync(fd)
+        os.close(fd)
+
+    assert _modes(root, change) == {0o640, 0o600, 0o440}
+
+
+def test_a_mode_that_was_synced_stays(root: pathlib.Path) -> None:
+    def change(path: pathlib.Path) -> None:
+        fsops.set_mode(path, 0o600, durable=True)
+        fsops.set_mode(path, 0o440)
+
+    assert _modes(root, change) == {0o600, 0o440}
+
+
 def test_a_sync_that_failed_saves_nothing_and_neither_does_the_next_one(root: pathlib.Path) -> None:
     (root / "a").write_bytes(b"o" * 512)
     found = set()

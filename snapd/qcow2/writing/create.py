@@ -27,8 +27,11 @@ def create(
     backing_name: str | None = None,
     backing_format: str = _BACKING_FORMAT.decode(),
     extensions: Sequence[tuple[int, bytes]] = (),
+    mode: int | None = None,
 ) -> None:
     """Make an empty image that must not exist yet, fsynced; its name is the caller's to publish.
+
+    mode is the file's, whatever the umask is; without one nobody but the owner may do anything with it.
 
     version is 2 (QEMU's compat=0.10) or 3, compression "deflate" or "zstd". The cost doesn't depend on the size: the L1
     table is a hole. Raises errors.InvalidField for what the format can't hold or that version doesn't have,
@@ -75,6 +78,8 @@ def create(
             fsops.pwrite(fd, table.astype(">i8").tobytes(), cluster_size)
             fsops.pwrite(fd, counters.pack(refcounts, order), (1 + table_clusters) * cluster_size)
             fsops.truncate(fd, used * cluster_size)
+            if mode is not None:
+                fsops.set_mode(path, mode)
             fsops.fsync(fd)
         finally:
             os.close(fd)

@@ -24,8 +24,7 @@ def mend(catalog: db.Catalog, pool: pools.Pool, finding: findings.Finding, now: 
     """
     match finding.kind:
         case findings.Kind.LAYER_WRITABLE:
-            pool.freeze(finding.subject)
-            return "made read-only"
+            return _freeze(pool, finding.subject)
         case findings.Kind.IMAGE_LEAKS | findings.Kind.IMAGE_DAMAGED:
             return _mend_image(catalog, pool, finding.subject)
         case findings.Kind.LAYER_MISSING:
@@ -36,7 +35,29 @@ def mend(catalog: db.Catalog, pool: pools.Pool, finding: findings.Finding, now: 
             return ""
 
 
+def freeze(pool: pools.Pool, uid: str) -> None:
+    """Take the permission to write from a frozen layer's file, durably, once there are no leaks in it.
+
+    Who could write it may have been killed, and a fold looks for leaks only in what it finds writable. The caller has
+    the layer to itself. Raises errors.Corrupt, and leaves it as it is, if it has worse than leaks; errors.ImageRefused,
+    errors.ImageBusy, errors.StorageFailed, errors.StorageFull.
+    """
+    repair.repair_leaks(pool.path(uid))
+    pool.freeze(uid, durable=True)
+
+
+def _freeze(pool: pools.Pool, uid: str) -> str:
+    try:
+        freeze(pool, uid)
+    except (errors.Corrupt, errors.ImageRefused):
+        return ""
+    return "made read-only"
+
+
 def _mend_image(catalog: db.Catalog, pool: pools.Pool, uid: str) -> str:
+    if pool.is_merged(uid):
+        # Its mode is a mark that must stay. The next start goes on with the fold, and this file goes.
+        return ""
     layer = layers.get(catalog.reader(), uid)
     frozen = layer.state is model.LayerState.FROZEN
     path = pool.path(uid)

@@ -20,7 +20,7 @@ from snapd.catalog import db, journal, layers, operations, points, snapshots, vo
 from snapd.copier import control as controls
 from snapd.copier import record
 from snapd.service import core as cores
-from snapd.service import descriptions, history
+from snapd.service import descriptions, history, names
 
 KIND = "archive"
 
@@ -45,6 +45,9 @@ class Handler:
         if snapshot is None:
             # It was deleted while this waited for its turn, and the deletion has ended the intent.
             return
+        if snapshot.state is model.SnapshotState.DESTROYING:
+            # The deletion looked for a run to stop before this one could be seen; one that is seen is stopped.
+            raise errors.OperationCancelled(name=names.snapshot(snapshot.environment, snapshot.id))
         statistics = self._stored_already(snapshot)
         if statistics is None:
             statistics = self._record(snapshot, control)

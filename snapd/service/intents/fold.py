@@ -2,6 +2,7 @@
 
     intent    the lower layer FOLDING and taken from its point; both points' deltas are recorded before it
     step 1    up: the child receives what it lacks                             point fold.copied
+              down: both files say what is done to them, by their modes        point fold.marked
               down: the lower receives what the child has
     step 2    up: the child's header names the lower's parent                  point fold.relinked
               down: the lower's file takes the child's name
@@ -80,15 +81,12 @@ class Handler:
             journal.close_intent(tx, intent)
         fsops.point("fold.committed")
         if wanted:
-            core.pool.freeze(intent.payload[CHILD])
+            core.pool.freeze(intent.payload[CHILD], durable=True)
 
-    def _make_writable(self, uid: str) -> None:
-        pool = self._core.pool
-        if pool.is_frozen(uid):
-            pool.thaw(uid)
-        else:
+    def _mend(self, uid: str, *, was_frozen: bool) -> None:
+        if not was_frozen:
             # An earlier try was here, and may have left leaks.
-            repair.repair_leaks(pool.path(uid))
+            repair.repair_leaks(self._core.pool.path(uid))
 
     def _beneath(self, stack: ExitStack, lower: model.Layer) -> chains.Chain | None:
         return None if lower.parent is None else stack.enter_context(self._core.chain(lower.parent))
@@ -96,7 +94,9 @@ class Handler:
     def _up(self, lower: model.Layer, child: model.Layer) -> None:
         pool = self._core.pool
         path = pool.path(child.uid)
-        self._make_writable(child.uid)
+        was_frozen = pool.is_frozen(child.uid)
+        pool.thaw(child.uid)
+        self._mend(child.uid, was_frozen=was_frozen)
         with ExitStack() as stack:
             below = stack.enter_context(image.Image.open(pool.path(lower.uid)))
             fold.fold_up(below, path, self._beneath(stack, lower))
@@ -107,7 +107,10 @@ class Handler:
     def _down(self, lower: model.Layer, child: model.Layer) -> None:
         pool = self._core.pool
         path = pool.path(lower.uid)
-        self._make_writable(lower.uid)
+        was_frozen = pool.is_frozen(lower.uid)
+        pool.begin_merge(lower.uid, child.uid)
+        fsops.point("fold.marked")
+        self._mend(lower.uid, was_frozen=was_frozen)
         with ExitStack() as stack:
             above = stack.enter_context(image.Image.open(pool.path(child.uid)))
             fold.fold_down(above, path, self._beneath(stack, lower))

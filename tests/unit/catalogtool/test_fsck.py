@@ -114,6 +114,24 @@ def test_a_frozen_layer_that_could_be_written_is_made_read_only(subject: Subject
     assert subject.found(code=0) == []
 
 
+def test_a_frozen_layer_is_made_read_only_without_leaks(subject: Subject) -> None:
+    path = subject.world.layer_path(subject.layer_of("r"))
+    worlds.leak(path)
+    (mended,) = subject.found("--repair", code=1)
+    assert (mended["kind"], mended["mended"]) == ("LAYER_WRITABLE", "made read-only")
+    assert path.stat().st_mode & 0o777 == 0o440
+    assert subject.found("--images", code=0) == []
+
+
+def test_a_file_that_a_fold_has_marked_keeps_its_mode(subject: Subject) -> None:
+    path = subject.world.layer_path(subject.layer_of("r"))
+    worlds.leak(path)
+    path.chmod(0o400)
+    (found,) = subject.found("--images", "--repair")
+    assert (found["kind"], found["mended"]) == ("IMAGE_LEAKS", "")
+    assert path.stat().st_mode & 0o777 == 0o400
+
+
 def test_what_stands_on_a_lost_layer_is_named_and_says_so_after_a_repair(subject: Subject) -> None:
     subject.world.layer_path(subject.layer_of("r")).unlink()
     (found,) = subject.found()
@@ -134,17 +152,7 @@ def test_what_stands_on_a_lost_layer_is_named_and_says_so_after_a_repair(subject
 
 def test_refcounts_are_put_right_inside_of_frozen_layers(subject: Subject) -> None:
     path = subject.world.layer_path(subject.layer_of("r"))
-    path.chmod(0o640)
-    with path.open("r+b") as file:
-        # The next cluster that is free, of the first refcount block: a leak.
-        file.seek(48)
-        table = int.from_bytes(file.read(8))
-        file.seek(table)
-        block = int.from_bytes(file.read(8))
-        end = path.stat().st_size // 65536
-        file.truncate((end + 1) * 65536)
-        file.seek(block + end * 2)
-        file.write((1).to_bytes(2))
+    worlds.leak(path)
     path.chmod(0o440)
     assert subject.found(code=0) == [], "files are looked into on request only"
     (found,) = subject.found("--images")

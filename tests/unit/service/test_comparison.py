@@ -76,6 +76,38 @@ def test_a_frozen_layer_that_a_power_cut_left_writable_is_made_read_only_again(w
     assert path.stat().st_mode & 0o777 == 0o440
 
 
+def test_a_frozen_layer_is_made_read_only_without_leaks(world: worlds.World) -> None:
+    world.volume("v")
+    world.snapshot("r", "v", rapid=True)
+    (row,) = world.rows("SELECT layer FROM points")
+    world.stop()
+    path = world.layer_path(row["layer"])
+    worlds.leak(path)
+    # A fold looks for leaks in what it finds writable only. The checker finds any that are left.
+    world.start()
+    assert _found(world) == []
+    assert path.stat().st_mode & 0o777 == 0o440
+
+
+def test_a_frozen_layer_with_worse_than_leaks_stays_writable_and_is_told(world: worlds.World) -> None:
+    world.volume("v")
+    world.write("v", 0, b"x" * worlds.CLUSTER)
+    world.snapshot("r", "v", rapid=True)
+    (row,) = world.rows("SELECT layer FROM points")
+    world.stop()
+    path = world.layer_path(row["layer"])
+    sound = path.read_bytes()
+    path.chmod(0o640)
+    l1 = int.from_bytes(sound[40:48])
+    path.write_bytes(sound[:l1] + (1 << 40 | 512).to_bytes(8) + sound[l1 + 8 :])
+    world.start()
+    assert [kind for kind, _, _ in _found(world)] == [findings.Kind.LAYER_WRITABLE]
+    assert path.stat().st_mode & 0o777 == 0o640
+    world.stop()
+    path.write_bytes(sound)
+    world.start()
+
+
 def test_an_archive_that_is_away_is_compared_when_it_is_back(world: worlds.World) -> None:
     world.volume("v")
     world.archived("s", "v")

@@ -94,3 +94,43 @@ def test_a_fold_is_put_off_while_somebody_reads(world: worlds.World) -> None:
     export.close()
     assert rest == before
     world.until(lambda: world.depth("v") == 2)
+
+
+def _modes(world: worlds.World) -> dict[str, int]:
+    """Return the modes of the layers' files, the lowest layer first."""
+    rows = world.rows("SELECT uid FROM layers ORDER BY created_us, rowid")
+    paths = [world.layer_path(row["uid"]) for row in rows]
+    return {path.stem: path.stat().st_mode & 0o777 for path in paths if path.exists()}
+
+
+@pytest.mark.parametrize(("up", "modes"), [(True, [0o440, 0o640]), (False, [0o600, 0o400])], ids=["up", "down"])
+def test_the_modes_of_a_fold_say_what_shows_its_own_contents_still(
+    world: worlds.World, up: bool, modes: list[int]
+) -> None:
+    _two_to_fold(world, up=up)
+    with faults.observing(faults.fail_at_point(errno.EIO, "fold.copied")):
+        world.delete_snapshot("low")
+        world.until(lambda: bool(world.rows("SELECT 1 FROM layers WHERE state = 'FOLDING'")))
+        world.until(lambda: list(_modes(world).values())[:2] == modes)
+    world.pass_time(minutes=6)
+    world.until(lambda: world.depth("v") == 2)
+    world.until(world.idle)
+    assert list(_modes(world).values()) == [0o440, 0o640]
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+def test_modes_are_durable_before_a_fold_writes_anything(world: worlds.World, up: bool) -> None:
+    _two_to_fold(world, up=up)
+    made: list[str] = []
+
+    def note(operation: fsops.Operation) -> None:
+        if threading.current_thread().name == "keeper" and operation.name in ("chmod", "fsync", "pwrite", "copy"):
+            made.append(f"chmod {operation.length:o}" if operation.name == "chmod" else operation.name)
+
+    with faults.observing(note):
+        world.delete_snapshot("low")
+        world.until(lambda: world.depth("v") == 2)
+    marks = ["chmod 640", "fsync"] if up else ["chmod 400", "fsync", "chmod 600", "fsync"]
+    begin = made.index(marks[0])
+    assert made[begin : begin + len(marks)] == marks
+    assert not {"pwrite", "copy"} & set(made[:begin])

@@ -256,6 +256,21 @@ class World:
         checker.check_at_rest(self.settings)
 
 
+def leak(path: pathlib.Path) -> None:
+    """Have a layer's file hold a cluster to which nothing refers, and leave it writable."""
+    path.chmod(0o640)
+    with path.open("r+b") as file:
+        # The next cluster that is free, of the first refcount block.
+        file.seek(48)
+        table = int.from_bytes(file.read(8))
+        file.seek(table)
+        block = int.from_bytes(file.read(8))
+        end = path.stat().st_size // CLUSTER
+        file.truncate((end + 1) * CLUSTER)
+        file.seek(block + end * 2)
+        file.write((1).to_bytes(2))
+
+
 def contents(export: transfers.Export) -> bytes:
     """Return all bytes of an export, and close it."""
     position = 0
