@@ -144,8 +144,12 @@ class Pool:
 
     def is_merged(self, uid: str) -> bool:
         """Say whether a fold that is under way puts a layer's data into the one below, which will take its name."""
+        return self.mode(uid) == MERGED_MODE
+
+    def mode(self, uid: str) -> int:
+        """Return the permissions of a layer's file: one of those above, unless somebody changed them."""
         with fsops.translated(self.path(uid)):
-            return stat.S_IMODE(os.stat(self.path(uid)).st_mode) == MERGED_MODE
+            return stat.S_IMODE(os.stat(self.path(uid)).st_mode)
 
     def is_frozen(self, uid: str) -> bool:
         """Say whether the permission to write has been taken from a layer's file."""

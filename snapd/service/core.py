@@ -197,6 +197,20 @@ class Core:
         if depth >= self.settings.max_chain_depth:
             raise errors.ChainDepth(volume=volume_name, depth=depth)
 
+    def seal_beneath(self, head: str | None) -> None:
+        """Have the file on which a head stands say durably that it is frozen, before the head goes.
+
+        As long as something stands on it that is plain; then a rebuild of the catalog would take it for the head. A
+        fold that has it says what else it is. Raises errors.StorageFailed.
+        """
+        layer = None if head is None else layers.find(self.catalog.reader(), head)
+        if layer is None or layer.parent is None:
+            return
+        with self.pins.reading([layer.parent]):
+            frozen_or_not_yet = (pools.HEAD_MODE, pools.FROZEN_MODE)
+            if self.pool.path(layer.parent).exists() and self.pool.mode(layer.parent) in frozen_or_not_yet:
+                self.pool.freeze(layer.parent, durable=True)
+
     def sweep(self) -> None:
         """Remove the files and rows of doomed layers that nobody reads, those that stand on others first."""
         reader = self.catalog.reader()

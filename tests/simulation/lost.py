@@ -18,7 +18,7 @@ from typing import Any
 from snapd import errors, fsops, model
 from snapd.catalog import copying, db
 from snapd.pool import layers as pools
-from snapd.service.inspection import files, findings, rows
+from snapd.service.inspection import files, findings, repair, rows
 from snapd.service.rebuilding import rebuild
 from snapd.service.service import Service
 from tests.simulation import actions, callers, contents, run, threads
@@ -208,6 +208,14 @@ class Run(run.Run):
         for path in self._left:
             fsops.unlink(path)
         self._left = []
+        self._repair(service)
+
+    def _repair(self, service: Service) -> None:
+        """Do what `fsck --images --repair` does: nothing else mends the leaks of writes that were under way."""
+        core = service._core
+        for found in list(files.damaged(core.catalog.reader, core.pool, lambda: None)):
+            if found.kind is findings.Kind.IMAGE_LEAKS:
+                repair.mend(core.catalog, core.pool, found, core.now())
 
     def _end_again(self, service: Service, volume: model.Volume) -> None:
         known = self._ended.get(volume.id)
