@@ -132,6 +132,7 @@ def _settings(reader: values.Reader, state_dir: pathlib.Path) -> settings.Settin
         host=reader.name("archive.host", "local"),
         block_size=reader.power_of_two("archive.block_size", 256 * units.KIB, 64 * units.KIB, 4 * units.MIB),
         compression_level=reader.integer("archive.compression_level", 1, 1, 19),
+        catalog_backup_interval=reader.duration("archive.catalog_backup_interval", "5m", "0s", "7d"),
         archive_workers=reader.integer("archiver.workers", 2, 1, 64),
         archive_workers_per_environment=reader.integer("archiver.workers_per_environment", 64, 1, 64),
         archive_bytes_per_second=reader.rate("archiver.bandwidth"),

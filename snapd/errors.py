@@ -315,6 +315,20 @@ class ArchiveNotEncrypted(FailedPrecondition):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class CatalogBehind(FailedPrecondition):
+    """The archive has a backup of a later state of the catalog than this one."""
+
+    reason = "CATALOG_BEHIND"
+    summary = "the catalog is at revision {revision}, and the archive has a backup of revision {backup_revision}"
+    advice = (
+        "An older catalog was put in the newer one's place, or lost what it was told last. Stop the daemon and run"
+        " `snapd-storage rebuild-catalog --replace`; if this catalog is what counts, with a copy of it as --backup."
+    )
+    revision: int
+    backup_revision: int
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class EtagMismatch(Aborted):
     """The resource changed since the caller read it."""
 

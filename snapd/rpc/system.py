@@ -41,6 +41,7 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
             request_id_retention_duration=convert.duration(REQUEST_ID_RETENTION),
         )
         states = await self._edge.workers.run(self._edge.service.work.states)
+        backups = self._edge.service.backups.state()
         return messages.GetServerInfoResponse(
             version=self._info.version,
             start_time=convert.timestamp(self._info.started),
@@ -48,6 +49,8 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
             limits=limits,
             work=map(convert.work_state, states),
             archive_error=convert.problem(self._edge.service.archive_error()),
+            catalog_backup_time=convert.timestamp(backups.newest),
+            catalog_backup_error=convert.problem(backups.problem),
         )
 
     async def GetCapacity(self, request: messages.GetCapacityRequest, context: Any) -> messages.GetCapacityResponse:

@@ -14,6 +14,7 @@ from snapd.pool import pins as pinning
 from snapd.service import (
     archiver,
     archives,
+    backups,
     checking,
     collecting,
     comparison,
@@ -82,6 +83,7 @@ class Service:
         self.checks = checking.Checks(core, self._heads, self.transfers.reading)
         self._keeper = keeper.Keeper(core, self._jobs, self.transfers, self.work, collector)
         self._scrubber = scrubber.Scrubber(core, self.work)
+        self.backups = backups.Backups(core)
         self.environments = environments.Environments(core)
         self.usages = usage.Usages(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
@@ -141,6 +143,7 @@ class Service:
         self._core.pins.on_release(self._core.sweep)
         self._keeper.start()
         self._scrubber.start()
+        self.backups.start()
         self.comparison.start()
 
     def stop(self) -> None:
@@ -149,6 +152,7 @@ class Service:
         self._archiver.stop()
         self._keeper.stop()
         self._scrubber.stop()
+        self.backups.stop()
         self.comparison.stop()
         self.upkeep.stop()
         self._jobs.stop()

@@ -23,6 +23,8 @@ class Settings:
     block_size: int
     scrub_interval: datetime.timedelta
     """How often each part of the archive is read again; nothing means never."""
+    catalog_backup_interval: datetime.timedelta
+    """How long after a backup of the catalog the next one may be made; nothing means that none are made."""
     compression_level: int
     default_retention: datetime.timedelta
     low_watermark_bytes: int

@@ -1,7 +1,7 @@
 """One run: some lives of a daemon in one folder, with callers and faults from a plan, and a verdict at the end.
 
 A life opens the service, compares everything with the ledger, and lets callers loose; it ends in order, by a kill or by
-a power cut. In the last one nothing goes wrong any more: everything has to come to rest, to be what the ledger says,
+a power cut. The catalog is backed up into the archive meanwhile, as a daemon does. In the last one nothing goes wrong any more: everything has to come to rest, to be what the ledger says,
 and to stand up to the checker.
 """
 
@@ -106,7 +106,11 @@ class Run:
         self._folder = folder
         self._scheduler = scheduler.Scheduler(plan.seed, random.Random(plan.seed).choice((0.02, 0.1, 0.4)))
         self._settings = dataclasses.replace(
-            worlds.settings_in(folder), max_chain_depth=6, archive_workers=2, upload_expiry=datetime.timedelta(hours=2)
+            worlds.settings_in(folder),
+            max_chain_depth=6,
+            archive_workers=2,
+            upload_expiry=datetime.timedelta(hours=2),
+            catalog_backup_interval=datetime.timedelta(minutes=5),
         )
         self._disk = disk.Disk(folder)
         self._ledger = ledger.Ledger()

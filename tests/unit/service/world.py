@@ -38,6 +38,7 @@ def settings_in(folder: pathlib.Path) -> Settings:
         host="host-1",
         block_size=64 * units.KIB,
         scrub_interval=datetime.timedelta(days=30),
+        catalog_backup_interval=datetime.timedelta(0),
         compression_level=1,
         default_retention=datetime.timedelta(hours=24),
         low_watermark_bytes=1,
