@@ -24,6 +24,8 @@ MERGING_MODE = 0o600
 """Of a layer that receives the data of the only one that stands on it: what it shows by itself is nobody's."""
 MERGED_MODE = 0o400
 """Of the one that stands on it: the file goes when the other one takes its name, and the mark goes with it."""
+_DESCRIPTION_ROOM = 4096
+"""Bytes of a header that are kept for a description, since a fold puts another one there."""
 _SUFFIX = ".qcow2"
 _TEMPORARY = ".tmp"
 _STAGING = "staging"
@@ -109,7 +111,7 @@ class Pool:
                 temporary,
                 size_bytes=layer.size_bytes,
                 backing_name=self.backing_name(layer.parent),
-                extensions=() if description is None else [(header.POINT_EXTENSION, description)],
+                extensions=[(header.POINT_EXTENSION, (description or b"").ljust(_DESCRIPTION_ROOM, b" "))],
                 mode=HEAD_MODE,
             )
         return temporary
@@ -131,6 +133,15 @@ class Pool:
         """Give the permission to write back, durably, for a change that leaves what the layer shows as it is."""
         with fsops.translated(self.path(uid)):
             fsops.set_mode(self.path(uid), FILLING_MODE, durable=True)
+
+    def description(self, uid: str) -> bytes:
+        """Return what a layer's header says of it, b"" if nothing. Raises errors.ImageRefused, errors.StorageFailed."""
+        with image.Image.open(self.path(uid)) as opened:
+            return (opened.header.extension(header.POINT_EXTENSION) or b"").rstrip()
+
+    def describe(self, uid: str, description: bytes) -> bool:
+        """Have a layer's header say something else; False if it has no room for that. Raises as `description`."""
+        return create.replace_extension(self.path(uid), header.POINT_EXTENSION, description)
 
     def begin_merge(self, lower: str, child: str) -> None:
         """Make the lower of two layers writable, and have both files say, durably, that it is to become the child.

@@ -68,9 +68,8 @@ def survey(repository: repositories.Repository, known: Collection[str]) -> Archi
 
 
 def _read(manifest: manifests.Manifest) -> Copy:
-    metadata = {key: value for key, value in manifest.metadata.items() if isinstance(value, str)}
     try:
-        archived = descriptions.decode_metadata(metadata)
+        archived = descriptions.decode_metadata(manifest.metadata)
     except errors.Corrupt:
         archived = None
     return Copy(manifest.snapshot_uid, manifest.environment_uid, manifest.size_bytes, manifest.statistics, archived)

@@ -176,7 +176,7 @@ def _look(path: pathlib.Path, uid: str) -> LayerFile | Refused:
         return Refused(uid, str(error))
     except OSError as error:
         return Refused(uid, error.strerror or str(error))
-    description = parsed.extension(header.POINT_EXTENSION) or b""
+    description = (parsed.extension(header.POINT_EXTENSION) or b"").rstrip()
     try:
         head = descriptions.decode_head(description) if description else None
     except errors.Corrupt:

@@ -103,7 +103,7 @@ def _modes(world: worlds.World) -> dict[str, int]:
     return {path.stem: path.stat().st_mode & 0o777 for path in paths if path.exists()}
 
 
-@pytest.mark.parametrize(("up", "modes"), [(True, [0o440, 0o640]), (False, [0o600, 0o400])], ids=["up", "down"])
+@pytest.mark.parametrize(("up", "modes"), [(True, [0o440, 0o650]), (False, [0o600, 0o400])], ids=["up", "down"])
 def test_the_modes_of_a_fold_say_what_shows_its_own_contents_still(
     world: worlds.World, up: bool, modes: list[int]
 ) -> None:
@@ -130,7 +130,7 @@ def test_modes_are_durable_before_a_fold_writes_anything(world: worlds.World, up
     with faults.observing(note):
         world.delete_snapshot("low")
         world.until(lambda: world.depth("v") == 2)
-    marks = ["chmod 640", "fsync"] if up else ["chmod 400", "fsync", "chmod 600", "fsync"]
+    marks = ["chmod 650", "fsync"] if up else ["chmod 400", "fsync", "chmod 600", "fsync"]
     begin = made.index(marks[0])
     assert made[begin : begin + len(marks)] == marks
     assert not {"pwrite", "copy"} & set(made[:begin])
