@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import click
 
 from snapd import clock as clocks
-from snapd import config as configs
 from snapd import errors, lockfile
 from snapd.archive import repository as repositories
 from snapd.archive import sealing
 from snapd.catalog import db
+from snapd.catalogtool import opening
 from snapd.pool import layers as pools
 from snapd.service import core, stores
 from snapd.service.inspection import copies, files, findings, repair, rows
@@ -49,17 +49,7 @@ class Told:
 
 
 @click.command(epilog=EXIT_CODES)
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=pathlib.Path, dir_okay=False),
-    help=f"Configuration file.  [default: {configs.DEFAULT_PATH}]",
-)
-@click.option(
-    "--state-dir",
-    type=click.Path(path_type=pathlib.Path, file_okay=False, exists=True),
-    help="The folder of a daemon that was started with --state-dir.",
-)
+@opening.options
 @click.option("--repair", "mending", is_flag=True, help="Mend what can be mended without guessing.")
 @click.option("--images", is_flag=True, help="Look inside the layers' files too, which takes longer.")
 @click.option("--no-archive", is_flag=True, help="Leave the archive out.")
@@ -80,11 +70,9 @@ def fsck(
     a repair has volumes and snapshots say so in their state. A daemon that runs does the same comparison after its
     start: snapvol system recovery.
     """
-    if config_path is not None and state_dir is not None:
-        raise click.UsageError("--config and --state-dir exclude each other")
     problem = ""
     try:
-        config = configs.load(config_path or configs.DEFAULT_PATH) if state_dir is None else configs.defaults(state_dir)
+        config = opening.configuration(config_path, state_dir)
         lock = lockfile.acquire_state(config.state_dir)
         try:
             told = list(_look(config.settings, mending=mending, images=images))

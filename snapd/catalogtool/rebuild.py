@@ -7,8 +7,8 @@ import pathlib
 import click
 
 from snapd import clock as clocks
-from snapd import config as configs
 from snapd import errors, lockfile
+from snapd.catalogtool import opening
 from snapd.service.rebuilding import rebuild as rebuilding
 from snapd.service.rebuilding import report as reports
 
@@ -30,17 +30,7 @@ class RebuildFailed(click.ClickException):
 
 
 @click.command("rebuild-catalog", epilog=EXIT_CODES)
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=pathlib.Path, dir_okay=False),
-    help=f"Configuration file.  [default: {configs.DEFAULT_PATH}]",
-)
-@click.option(
-    "--state-dir",
-    type=click.Path(path_type=pathlib.Path, file_okay=False, exists=True),
-    help="The folder of a daemon that was started with --state-dir.",
-)
+@opening.options
 @click.option("--replace", is_flag=True, help="Set a catalog that is there aside, under another name.")
 @click.option(
     "--backup",
@@ -69,13 +59,11 @@ def rebuild_catalog(
     archive say. No file of the pool and nothing of the archive is changed. What is uncertain is marked: snapvol volume
     list --filter 'recovered = true', and likewise for snapshots.
     """
-    if config_path is not None and state_dir is not None:
-        raise click.UsageError("--config and --state-dir exclude each other")
     options = rebuilding.Options(
         replace=replace, backup=backup, with_archive=not no_archive, dry_run=dry_run, pool_lost=pool_lost
     )
     try:
-        config = configs.load(config_path or configs.DEFAULT_PATH) if state_dir is None else configs.defaults(state_dir)
+        config = opening.configuration(config_path, state_dir)
         lock = lockfile.acquire_state(config.state_dir)
         try:
             outcome = rebuilding.rebuild(config.settings, options, clocks.SystemClock().now())

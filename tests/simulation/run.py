@@ -1,8 +1,8 @@
 """One run: some lives of a daemon in one folder, with callers and faults from a plan, and a verdict at the end.
 
 A life opens the service, compares everything with the ledger, and lets callers loose; it ends in order, by a kill or by
-a power cut. The catalog is backed up into the archive meanwhile, as a daemon does. In the last one nothing goes wrong
-any more: everything has to come to rest, to be what the ledger says, and to stand up to the checker.
+a power cut. The catalog is backed up meanwhile, as a daemon does it. In the last life nothing goes wrong any more:
+everything has to come to rest, to be what the ledger says, and to stand up to the checker.
 """
 
 import collections

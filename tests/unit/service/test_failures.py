@@ -108,7 +108,7 @@ def test_a_capture_that_failed_after_its_commit_keeps_the_new_head(world: worlds
     world.volume("v")
     world.write("v", 0, NOISE)
     before = world.volume_bytes("v")
-    with faults.observing(faults.fail(errno.EIO, "chmod")):
+    with faults.observing(faults.fail(errno.EIO, "chmod", under=".qcow2")):
         world.snapshot("s", "v", rapid=True)
     world.write("v", 0, NOISE[::-1])
     assert world.snapshot_bytes("s") == before
