@@ -226,7 +226,8 @@ class Run(run.Run):
     def _find_recovered(self, service: Service, taken: dict[str, model.Snapshot]) -> None:
         """Know snapshots again whose names only the lost catalog knew."""
         nameless = [snapshot for id_, snapshot in sorted(taken.items()) if id_.startswith("recovered-")]
-        for disk in list(self._ledger.snapshots.values()):
+        # Those that must be there first: one that had ended may have held the same.
+        for disk in sorted(self._ledger.snapshots.values(), key=lambda disk: not disk.present):
             if disk.id in taken:
                 continue
             for snapshot in nameless:

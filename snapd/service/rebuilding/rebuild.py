@@ -4,7 +4,8 @@ import dataclasses
 import datetime
 import pathlib
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from snapd import errors, model
 from snapd.archive import repository as repositories
@@ -64,7 +65,7 @@ def rebuild(settings: Settings, options: Options, now: datetime.datetime) -> Out
         for temporary in (work, finished):
             copying.discard(temporary)
             stack.callback(copying.discard, temporary)
-        repository = stack.enter_context(_Opened(settings)) if options.with_archive else None
+        repository = stack.enter_context(_opened(settings)) if options.with_archive else None
         base, began_with, passed_over = _begin(work, repository, options)
         if base.host not in ("", settings.host):
             raise errors.CatalogOfAnotherHost(path=began_with, found=base.host, host=settings.host)
@@ -78,27 +79,20 @@ def rebuild(settings: Settings, options: Options, now: datetime.datetime) -> Out
     return Outcome(told, began_with, passed_over, aside)
 
 
-class _Opened:
-    """The archive, to be read without a claim: another host may own this one's part by now."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._stack = ExitStack()
-        self._settings = settings
-
-    def __enter__(self) -> repositories.Repository:
-        settings = self._settings
-        scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="snapd-storage-"))
+@contextmanager
+def _opened(settings: Settings) -> Iterator[repositories.Repository]:
+    """Open the archive to be read without a claim: another host may own this one's part by now."""
+    with tempfile.TemporaryDirectory(prefix="snapd-storage-") as scratch:
         repository = repositories.Repository(
             stores.store(settings),
             pathlib.Path(scratch, "index.sqlite3"),
             settings.host,
             keyring=None if settings.key_file is None else sealing.read_keys(settings.key_file),
         )
-        self._stack.callback(repository.close)
-        return repository
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        try:
+            yield repository
+        finally:
+            repository.close()
 
 
 def _begin(

@@ -132,7 +132,6 @@ def publish(finished: pathlib.Path, path: pathlib.Path, now: datetime.datetime) 
                 moved = True
         if moved:
             fsops.sync_directory(path.parent)
-        fsops.point("rebuild.before_publish")
         fsops.publish(finished, path)
     return aside.name if moved else ""
 
