@@ -30,7 +30,8 @@ def join(evidence: evidences.Evidence) -> tuple[Rows, report.Report]:
     found_volumes = volumes.gather(evidence, choices)
     found_snapshots = snapshots.gather(evidence, shown, head_of)
     kept = _kept_layers(evidence, shown, found_volumes, found_snapshots)
-    shown_by = {layer: point for layer, point in _with_recovered(shown, found_snapshots).items() if layer in kept}
+    placed = _with_recovered(shown, found_snapshots)
+    shown_by = {layer: placed[layer] for layer in kept if layer in placed}
     rows = Rows(
         environments=(),
         layers=tuple(_layer(evidence, uid, head_of) for uid in kept),
