@@ -11,7 +11,7 @@ import logging
 import threading
 from typing import Final
 
-from snapd import errors, model
+from snapd import errors, fsops, model
 from snapd.catalog import copying
 from snapd.copier import control as controls
 from snapd.service import catalogarea, problems
@@ -142,6 +142,7 @@ class Backups:
     def _put(self, revision: int, control: controls.Control) -> None:
         """Put the copy into the archive, unless it is there."""
         core = self._core
+        fsops.point("backup.copied")
         newest = next(iter(catalogarea.names(core.repository)), None)
         there = 0 if newest is None else catalogarea.revision_of(newest)
         if there > revision:

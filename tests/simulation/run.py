@@ -329,10 +329,13 @@ class Run:
 
 
 class _Listener(logging.Handler):
-    """Hears of exceptions that the service swallows; of the rest of the log it makes nothing."""
+    """Hears of exceptions that the service swallows; of the rest of the log it makes nothing but texts.
+
+    Whoever keeps records, as pytest does, would keep with an error the frames of a process that is dead.
+    """
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__()
         self.unexpected: list[str] = []
         self.errors: list[BaseException] = []
 
@@ -341,6 +344,7 @@ class _Listener(logging.Handler):
         if error is not None and not isinstance(error, errors.SnapdError | OSError):
             self.unexpected.append(f"{record.getMessage()}: {error!r}")
             self.errors.append(error)
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None
 
 
 def _overhear(unraisable: "sys.UnraisableHookArgs") -> None:
