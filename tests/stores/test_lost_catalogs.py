@@ -20,7 +20,6 @@ from snapd.v1 import system_service_pb2 as system
 from snapd.v1 import volume_service_pb2 as volumes
 from tests.crash import script
 from tests.stores import test_two_hosts as hosts
-from tests.stores.test_two_hosts import archive_config  # noqa: F401
 
 VOLUME = "environments/blue/volumes/disk"
 _SOURCES = pathlib.Path(__file__).parents[2]
@@ -63,7 +62,7 @@ class Subject:
 
 
 @pytest.fixture
-def subject(folder: pathlib.Path, archive_config: str) -> Subject:  # noqa: F811
+def subject(folder: pathlib.Path, archive_config: str) -> Subject:
     return Subject(folder, archive_config)
 
 
