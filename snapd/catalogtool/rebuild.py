@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 
 import click
@@ -64,6 +65,7 @@ def rebuild_catalog(
     )
     try:
         config = opening.configuration(config_path, state_dir)
+        _require_owner(config.state_dir)
         lock = lockfile.acquire_state(config.state_dir)
         try:
             outcome = rebuilding.rebuild(config.settings, options, clocks.SystemClock().now())
@@ -79,6 +81,14 @@ def rebuild_catalog(
     else:
         _tell(outcome, options)
     context.exit(0 if outcome.report.is_sure else UNSURE)
+
+
+def _require_owner(folder: pathlib.Path) -> None:
+    """Refuse to make a catalog that the daemon's user couldn't open."""
+    if folder.exists() and folder.stat().st_uid != os.geteuid():
+        raise RebuildFailed(
+            f"{folder} belongs to user {folder.owner()}, who has to run this: sudo -u {folder.owner()} …"
+        )
 
 
 def _document(outcome: rebuilding.Outcome, *, dry_run: bool) -> dict[str, object]:

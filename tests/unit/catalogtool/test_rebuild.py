@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -302,3 +303,13 @@ def test_what_was_done_is_told_in_sentences(subject: Subject) -> None:
     assert "environments/e/volumes/v: it isn't in the backup" in told.output
     assert "ab/letter: nothing tells what it is" in told.output
     assert stray.read_bytes() == b"whose?"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_another_users_stores_are_left_alone(subject: Subject) -> None:
+    subject.lose()
+    os.chown(subject.config.parent, 1, -1)
+    refused = subject.run()
+    assert refused.exit_code == 2
+    assert "sudo -u" in refused.output
+    assert not subject.world.settings.catalog_path.exists()
