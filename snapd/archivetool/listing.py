@@ -9,6 +9,7 @@ import click
 
 from snapd import errors, units
 from snapd.archivetool import opening
+from snapd.service import core
 
 
 @click.command("list")
@@ -31,7 +32,12 @@ def list_archive(
     for row in rows:
         size = units.format_size(row["size_bytes"]) if "size_bytes" in row else "?"
         named = f"{row.get('environment_id', '?')}/{row.get('snapshot_id', '?')}"
-        said = row.get("problem") or f"of {row.get('volume_id', '?')}, {size}, {row.get('captured', '?')}"
+        if row["environment_uid"] == core.CATALOG_AREA:
+            named = "(the host's catalog)"
+            said = f"revision {row.get('revision', '?')}, {size}, {row.get('created', '?')}"
+        else:
+            said = f"of {row.get('volume_id', '?')}, {size}, {row.get('captured', '?')}"
+        said = row.get("problem", said)
         click.echo(f"{row['host']}/{row['environment_uid']}/{row['snapshot_uid']}  {named}  {said}")
 
 

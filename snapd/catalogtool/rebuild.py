@@ -85,10 +85,9 @@ def rebuild_catalog(
 
 def _require_owner(folder: pathlib.Path) -> None:
     """Refuse to make a catalog that the daemon's user couldn't open."""
-    if folder.exists() and folder.stat().st_uid != os.geteuid():
-        raise RebuildFailed(
-            f"{folder} belongs to user {folder.owner()}, who has to run this: sudo -u {folder.owner()} …"
-        )
+    owner = folder.stat().st_uid if folder.exists() else os.geteuid()
+    if owner != os.geteuid():
+        raise RebuildFailed(f"{folder} belongs to user {owner}, who has to run this: sudo -u '#{owner}' …")
 
 
 def _document(outcome: rebuilding.Outcome, *, dry_run: bool) -> dict[str, object]:

@@ -129,6 +129,15 @@ class Pool:
         with fsops.translated(self.path(uid)):
             fsops.set_mode(self.path(uid), FROZEN_MODE, durable=durable)
 
+    def settle_mode(self, uid: str) -> None:
+        """Make the permissions that a layer's file has durable."""
+        with fsops.translated(self.path(uid)):
+            fd = os.open(self.path(uid), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fsops.fsync(fd)
+            finally:
+                os.close(fd)
+
     def thaw(self, uid: str) -> None:
         """Give the permission to write back, durably, for a change that leaves what the layer shows as it is."""
         with fsops.translated(self.path(uid)):

@@ -108,7 +108,7 @@ class Backups:
         began = core.now()
         try:
             with core.controls.running(KIND, cores.CATALOG_AREA) as control:
-                self._back_up(control)
+                made = self._back_up(control)
         except errors.SnapdError as error:
             _log.warning("the catalog can't be backed up now: %s", error)
             self._state = dataclasses.replace(self._state, problem=problems.describe(error))
@@ -116,7 +116,8 @@ class Backups:
             return
         ended = core.now()
         self._failures = 0
-        self._next = max(began + core.settings.catalog_backup_interval, ended + STRETCH * (ended - began))
+        if made:
+            self._next = max(began + core.settings.catalog_backup_interval, ended + STRETCH * (ended - began))
 
     def _put_off(self) -> None:
         self._failures += 1
@@ -124,7 +125,8 @@ class Backups:
 
     # --- what ---------------------------------------------------------------------------------------------------------
 
-    def _back_up(self, control: controls.Control) -> None:
+    def _back_up(self, control: controls.Control) -> bool:
+        """Put what has happened into the archive, if it isn't there; say whether that was so."""
         core = self._core
         control.check()
         copying.discard(self._scratch)
@@ -132,45 +134,49 @@ class Backups:
             copying.copy(core.settings.catalog_path, self._scratch)
             revision = copying.revision(self._scratch)
             # A catalog in which nothing has happened is worth nothing.
-            if revision:
-                self._put(revision, control)
+            made = revision > 0 and self._put(revision, control)
         finally:
             copying.discard(self._scratch)
         self._state = State(self._let_go())
         self._saved = revision
+        return made
 
-    def _put(self, revision: int, control: controls.Control) -> None:
-        """Put the copy into the archive, unless it is there."""
+    def _put(self, revision: int, control: controls.Control) -> bool:
+        """Put the copy into the archive, unless it is there; say whether it wasn't."""
         core = self._core
         fsops.point("backup.copied")
         newest = next(iter(catalogarea.names(core.repository)), None)
         there = 0 if newest is None else catalogarea.revision_of(newest)
         if there > revision:
             raise errors.CatalogBehind(revision=revision, backup_revision=there)
-        if there < revision:
-            made = catalogarea.record(core.repository, self._scratch, core.now(), core.archive_pace, control)
-            self._known[made.name] = made
-            _log.info("backed up the catalog", extra={"backup": made.name, "bytes": made.size_bytes})
+        if there == revision:
+            return False
+        made = catalogarea.record(core.repository, self._scratch, core.now(), core.archive_pace, control)
+        self._known[made.name] = made
+        _log.info("backed up the catalog", extra={"backup": made.name, "bytes": made.size_bytes})
+        return True
 
     def _let_go(self) -> datetime.datetime | None:
         """Delete the backups that need not be kept, and return when the newest one was made."""
         core = self._core
         names = catalogarea.names(core.repository)
         self._known = {name: known for name, known in self._known.items() if name in names}
-        gone: list[str] = []
-        for name in names:
-            if name not in self._known:
-                try:
-                    self._known[name] = catalogarea.look(core.repository, name)
-                except errors.Corrupt as error:
-                    _log.error("a backup of the catalog is damaged: %s", error, extra={"backup": name})
-                    if self._known:
-                        # There is a newer one; and as long as one can't be read nothing of them is collected.
-                        gone.append(name)
-        gone += [backup.name for backup in catalogarea.superseded(self._known.values(), core.now())]
+        damaged = [name for name in names if not self._is_readable(name)]
+        gone = [backup.name for backup in catalogarea.superseded(self._known.values(), core.now())]
+        # As long as one can't be read nothing of them is collected; the newest of all is left for people to look at.
+        gone += [name for name in damaged if any(name < known for known in self._known)]
         for name in gone:
             core.repository.delete_snapshot(cores.CATALOG_AREA, name)
             self._known.pop(name, None)
         if gone:
             core.hints.environment(cores.CATALOG_AREA)
         return max((backup.created for backup in self._known.values()), default=None)
+
+    def _is_readable(self, name: str) -> bool:
+        if name not in self._known:
+            try:
+                self._known[name] = catalogarea.look(self._core.repository, name)
+            except errors.Corrupt as error:
+                _log.error("a backup of the catalog is damaged: %s", error, extra={"backup": name})
+                return False
+        return True

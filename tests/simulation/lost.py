@@ -200,6 +200,8 @@ class Run(run.Run):
         self._find_recovered(service, taken)
         for disk in (*self._ledger.volumes.values(), *self._ledger.snapshots.values()):
             disk.names = set()
+            # What was never answered may have been cut off in the middle.
+            disk.may_fail = disk.may_fail or not disk.present
         for id_ in sorted(there.keys() - self._ledger.volumes.keys()):
             self._end_again(service, there[id_])
         for id_ in sorted(taken.keys() - self._ledger.snapshots.keys()):

@@ -34,8 +34,6 @@ class Handler:
         core = self._core
         self._heads.abandon(intent.subject)
         core.pool.remove_staging(intent.subject)
-        doomed = volumes.by_uid(core.catalog.reader(), intent.subject)
-        core.seal_beneath(None if doomed is None else doomed.head_layer)
         fsops.point("delete_volume.before_commit")
         with core.catalog.transaction() as tx:
             volume = volumes.by_uid(tx.connection, intent.subject)

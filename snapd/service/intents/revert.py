@@ -40,8 +40,6 @@ class Handler:
         with restoring.on_primary(core, point, restored, head, control) as parent:
             layer = dataclasses.replace(layers.get(core.catalog.reader(), head), parent=parent)
             core.pool.create(layer, self._description(intent, parent))
-            reverted = volumes.by_uid(core.catalog.reader(), intent.subject)
-            core.seal_beneath(None if reverted is None else reverted.head_layer)
             fsops.point("revert.before_commit")
             control.check()
             with core.catalog.transaction() as tx:

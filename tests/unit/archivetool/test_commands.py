@@ -13,6 +13,7 @@ from snapd import errors
 from snapd.__main__ import main
 from snapd.archive import layout, repository, sealing
 from snapd.archive.backends import directory
+from snapd.service import catalogarea, core
 from tests.unit.archive import archives
 from tests.unit.archive.archives import BLOCK, ENVIRONMENT, HOST, content
 
@@ -48,6 +49,18 @@ def test_what_is_archived_is_listed(folder: pathlib.Path) -> None:
     assert (row["host"], row["environment_uid"], row["snapshot_uid"]) == (HOST, ENVIRONMENT, "snap")
     assert row["size_bytes"] == SIZE
     assert PLACE in run("list", "--archive", folder).output
+
+
+def test_a_backup_of_the_catalog_is_listed_as_one(folder: pathlib.Path, archive: archives.Archive) -> None:
+    metadata = {"revision": "12", "created": "2026-03-01T12:00:00+00:00", "schema": "6"}
+    with archive.repository.begin(core.CATALOG_AREA, catalogarea.name_of(12), 0) as recording:
+        recording.commit(metadata)
+    listed = run("list", "--archive", folder).output.splitlines()
+    (line,) = [line for line in listed if "/catalog/" in line]
+    assert line.startswith(f"{HOST}/catalog/backup-00000000000000000012  (the host's catalog)  revision 12, ")
+    rows = json.loads(run("list", "--archive", folder, "--output", "json").output)
+    (row,) = [row for row in rows if row["environment_uid"] == core.CATALOG_AREA]
+    assert row["revision"] == "12"
 
 
 def test_a_disk_comes_back_as_raw_and_as_qcow2(

@@ -13,7 +13,7 @@ from typing import Any
 import google_crc32c
 import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
-from google.protobuf import empty_pb2
+from google.protobuf import empty_pb2, timestamp_pb2
 
 from snapd import units
 from snapd.v1 import (
@@ -276,7 +276,10 @@ class _System(system_service_pb2_grpc.SystemServiceServicer):
     def GetServerInfo(self, request: Any, context: Any) -> Any:
         self._memory.begin("GetServerInfo", request, context)
         return system_service_pb2.GetServerInfoResponse(
-            version="0.1.0", capabilities=["archive.directory"], work=self._work()
+            version="0.1.0",
+            capabilities=["archive.directory"],
+            work=self._work(),
+            catalog_backup_time=timestamp_pb2.Timestamp(seconds=1_772_366_400),
         )
 
     def _work(self) -> list[Any]:

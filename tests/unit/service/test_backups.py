@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from snapd import errors, fsops
+from snapd.archive import index
 from snapd.archive import repository as repositories
 from snapd.archive.backends import directory
 from snapd.catalog import db
@@ -25,12 +26,13 @@ INTERVAL = datetime.timedelta(minutes=5)
 
 @pytest.fixture
 def world(tmp_path: pathlib.Path) -> Iterator[worlds.World]:
-    """Run a service that makes backups; at the end everything that it left is checked."""
+    """Run a service that has just backed up its environment; at the end everything that it left is checked."""
     world = worlds.World(tmp_path)
     world.settings = dataclasses.replace(world.settings, catalog_backup_interval=INTERVAL)
     world.start()
     world.environment()
     try:
+        _until_saved(world)
         yield world
         world.check()
     finally:
@@ -64,9 +66,7 @@ def test_what_has_happened_is_saved_once_the_interval_has_passed(world: worlds.W
 
 
 def test_the_first_one_is_made_at_the_start(world: worlds.World) -> None:
-    world.volume("v")
-    world.pass_time(hours=1)
-    _until_saved(world)
+    # Not before its time is there another one, unless the daemon is started again.
     world.volume("w")
     world.stop()
     world.clock.advance(datetime.timedelta(seconds=1))
@@ -220,6 +220,7 @@ class _Failing:
 def test_what_a_killed_backup_left_is_removed(world: worlds.World) -> None:
     world.volume("v")
     world.stop()
+    world.clock.advance(datetime.timedelta(seconds=1))
     left = [world.settings.catalog_path.with_name(f"catalog.sqlite3.backup{suffix}") for suffix in ("", "-wal", "-shm")]
     for path in left:
         path.write_bytes(b"half a copy")
@@ -238,8 +239,8 @@ def test_an_older_catalog_than_the_archives_is_told_and_not_saved(world: worlds.
     with db.looked_into(world.settings.catalog_path) as connection:
         assert connection.execute("PRAGMA wal_checkpoint").fetchone() is not None
     world.start()
-    world.archived("s", "v")
-    world.pass_time(minutes=5)
+    world.pass_time(seconds=1)
+    world.volume("w")
     _until_saved(world)
     newest = _names(world)[0]
     world.stop()
@@ -261,13 +262,42 @@ def test_a_manifest_of_a_backup_that_is_damaged_gives_way_to_newer_ones(world: w
     world.pass_time(minutes=5)
     _until_saved(world)
     (damaged,) = [path for path in world.settings.archive_path.rglob("*") if path.name.startswith(_names(world)[0])]
+    name = _names(world)[0]
     world.stop()
     damaged.write_bytes(damaged.read_bytes()[:-9])
     world.start()
+    world.pass_time(seconds=1)
     world.volume("w")
+    _until_saved(world)
+    world.until(lambda: name not in _names(world))
+
+
+def test_damage_that_a_scrub_finds_is_stored_anew_by_the_next_backup(
+    world: worlds.World, tmp_path: pathlib.Path
+) -> None:
+    world.volume("v")
     world.pass_time(minutes=5)
     _until_saved(world)
-    assert len(_names(world)) == 1
+    repository = world.service._core.repository
+    packs = repository.upkeep.packs(cores.CATALOG_AREA)
+    assert packs
+    for path in world.settings.archive_path.rglob("environments/catalog/packs/*/*"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.chmod(0o600)
+        path.write_bytes(data)
+    world.pass_time(days=31)
+    world.until(lambda: not _undamaged(world, {pack.pack_id for pack in packs}))
+    world.volume("w")
+    _until_saved(world)
+    catalogarea.restore(repository, _names(world)[0], tmp_path / "back")
+
+
+def _undamaged(world: worlds.World, pack_ids: set[bytes]) -> list[bytes]:
+    """Return those of some packs that are there and not known to be damaged. Time passes, for the scrubber."""
+    world.pass_time(hours=1)
+    packs = world.service._core.repository.upkeep.packs(cores.CATALOG_AREA)
+    return [one.pack_id for one in packs if one.pack_id in pack_ids and one.state is not index.State.DAMAGED]
 
 
 def test_no_backups_are_made_where_the_settings_say_so(world: worlds.World) -> None:

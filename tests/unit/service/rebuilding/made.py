@@ -151,6 +151,7 @@ def head(
     volume_id: str = "",
     snapshot_id: str = "",
     stands_on: int | None = None,
+    captured: datetime.datetime = NOW,
 ) -> survey.LayerFile:
     """Return a layer's file that describes itself; the point on which it stands is its parent's unless it is given."""
     owner = descriptions.Owner(
@@ -170,7 +171,14 @@ def head(
     took = None
     if taken is not None:
         took = descriptions.Taken(
-            uid("s", taken), snapshot_id or f"s{taken}", "", {}, rapid, None, NOW + datetime.timedelta(days=1), NOW
+            uid("s", taken),
+            snapshot_id or f"s{taken}",
+            "",
+            {},
+            rapid,
+            None,
+            captured + datetime.timedelta(days=1),
+            captured,
         )
     return survey.describe(file(digit, parent, mode), descriptions.Head(generation, owner, stand, took))
 

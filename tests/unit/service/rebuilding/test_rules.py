@@ -5,12 +5,13 @@ import datetime
 from snapd import model
 from snapd.pool import layers as pools
 from snapd.service.rebuilding import base as bases
-from snapd.service.rebuilding import survey
+from snapd.service.rebuilding import naming, survey
 from tests.unit.service.rebuilding import made
 
 HEAD = model.LayerState.HEAD
 FROZEN = model.LayerState.FROZEN
 ARCHIVED = model.ArchiveState.ARCHIVED
+DAY = datetime.timedelta(days=1)
 
 # A volume whose head 2 stands on the snapshot 1, as a backup has it.
 PAIR = made.base(
@@ -333,6 +334,31 @@ def test_a_snapshot_that_only_its_manifest_knows_is_made() -> None:
 def test_a_snapshot_of_a_header_without_its_contents_is_not_made() -> None:
     files = [made.file(1), made.head(3, 120, 1, point=9, taken=9, stands_on=8)]
     assert made.join(PAIR, files).ids == ["s1"]
+
+
+def test_a_snapshot_that_was_deleted_before_the_backup_stays_so_though_a_fold_wrote_its_name_anew() -> None:
+    base = made.base(layers=[made.layer(1)], points=[made.point(1, layer=1)])
+    old, late = (made.head(3, 120, 1, taken=1, captured=made.NOW + after) for after in (-DAY, DAY))
+    assert made.join(base, [made.file(1), old]).ids == []
+    assert made.join(base, [made.file(1), late]).ids == ["s1"]
+
+
+def test_of_three_with_one_name_the_newest_with_contents_has_it() -> None:
+    def wanted(digit: int, days: int, *, with_contents: bool) -> naming.Wanted:
+        return naming.Wanted(made.uid("s", digit), "e", "x", with_contents, made.NOW + days * DAY)
+
+    settled = naming.settle(
+        [
+            wanted(1, 0, with_contents=True),
+            wanted(2, -1, with_contents=True),
+            wanted(3, 1, with_contents=False),
+        ]
+    )
+    assert settled[made.uid("s", 1)] == "x"
+    assert len(set(settled.values())) == 3
+    two = naming.settle([wanted(1, -1, with_contents=True), wanted(2, 0, with_contents=True)])
+    assert two[made.uid("s", 2)] == "x"
+    assert naming.settle([wanted(2, -1, with_contents=True), wanted(1, 0, with_contents=True)])[made.uid("s", 1)] == "x"
 
 
 def test_a_frozen_layer_that_nothing_names_becomes_a_snapshot() -> None:
