@@ -4,8 +4,7 @@ Manifests of snapshots that the backup has as archived are listed and not read. 
 """
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
-from typing import Final
+from collections.abc import Collection, Mapping
 
 from snapd import errors
 from snapd.archive import manifest as manifests
@@ -36,10 +35,6 @@ class Archive:
     """By the snapshot's uid."""
     block_size: int = 1
     """Bytes of a block, in which statistics count."""
-
-
-NOTHING: Final = Archive({})
-"""An archive in which this host has nothing."""
 
 
 def survey(repository: repositories.Repository, known: Collection[str]) -> Archive:
@@ -73,8 +68,3 @@ def _read(manifest: manifests.Manifest) -> Copy:
     except errors.Corrupt:
         archived = None
     return Copy(manifest.snapshot_uid, manifest.environment_uid, manifest.size_bytes, manifest.statistics, archived)
-
-
-def unread(archive: Archive) -> Iterator[Copy]:
-    """Yield the copies whose manifests are there and can't be read."""
-    return (copy for copy in archive.copies.values() if copy.problem)

@@ -32,16 +32,13 @@ def join(evidence: evidences.Evidence) -> tuple[Rows, report.Report]:
     kept = _kept_layers(evidence, shown, found_volumes, found_snapshots)
     placed = _with_recovered(shown, found_snapshots)
     shown_by = {layer: placed[layer] for layer in kept if layer in placed}
+    named = _Named(evidence, found_volumes, found_snapshots)
     rows = Rows(
-        environments=(),
+        environments=named.environments(),
         layers=tuple(_layer(evidence, uid, head_of) for uid in kept),
         points=_points(evidence, shown_by, found_volumes, found_snapshots),
-        volumes=(),
-        snapshots=(),
-    )
-    named = _Named(evidence, found_volumes, found_snapshots)
-    rows = dataclasses.replace(
-        rows, environments=named.environments(), volumes=named.volumes(), snapshots=named.snapshots()
+        volumes=named.volumes(),
+        snapshots=named.snapshots(),
     )
     return rows, _tell(evidence, rows, named, choices, shown)
 

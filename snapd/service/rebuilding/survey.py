@@ -196,10 +196,11 @@ def _look(path: pathlib.Path, uid: str) -> LayerFile | Refused:
         mode=stat.S_IMODE(status.st_mode),
         modified=datetime.datetime.fromtimestamp(status.st_mtime_ns // 1_000 / 1e6, datetime.UTC),
     )
-    return file if head is None else _with_description(file, head, description)
+    return file if head is None else with_description(file, head, description)
 
 
-def _with_description(file: LayerFile, head: descriptions.Head, description: bytes) -> LayerFile:
+def with_description(file: LayerFile, head: descriptions.Head, description: bytes) -> LayerFile:
+    """Return a file with what its header says: a text, and what that is read as."""
     return dataclasses.replace(
         file,
         generation=head.generation,
@@ -207,11 +208,6 @@ def _with_description(file: LayerFile, head: descriptions.Head, description: byt
         stand=None if head.stand is None else (head.stand.point, head.stand.layer),
         description=description,
     )
-
-
-def describe(file: LayerFile, head: descriptions.Head) -> LayerFile:
-    """Return a file as it is with a description in its header."""
-    return _with_description(file, head, descriptions.encode_head(head))
 
 
 def chain(pool: Pool, uid: str) -> Iterator[str]:

@@ -180,7 +180,8 @@ def head(
             captured + datetime.timedelta(days=1),
             captured,
         )
-    return survey.describe(file(digit, parent, mode), descriptions.Head(generation, owner, stand, took))
+    said = descriptions.Head(generation, owner, stand, took)
+    return survey.with_description(file(digit, parent, mode), said, descriptions.encode_head(said))
 
 
 def copy(digit: int, *, known: bool = False, snapshot_id: str = "", problem: str = "") -> copies.Copy:
