@@ -108,6 +108,7 @@ def test_a_capture_that_failed_after_its_commit_keeps_the_new_head(world: worlds
     world.volume("v")
     world.write("v", 0, NOISE)
     before = world.volume_bytes("v")
+    # That which takes the permission to write, not that of the new head, which has no name yet.
     with faults.observing(faults.fail(errno.EIO, "chmod", under=".qcow2")):
         world.snapshot("s", "v", rapid=True)
     world.write("v", 0, NOISE[::-1])
