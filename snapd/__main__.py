@@ -67,6 +67,7 @@ def archive() -> None:
     places={
         "backup-catalog": "snapd.catalogtool.backup:backup_catalog",
         "fsck": "snapd.catalogtool.fsck:fsck",
+        "rebuild-catalog": "snapd.catalogtool.rebuild:rebuild_catalog",
         "serve": "snapd.serve:serve",
     },
 )

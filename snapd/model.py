@@ -174,6 +174,8 @@ class Volume:
     created: datetime.datetime
     updated: datetime.datetime
     revision: int
+    recovered: bool = False
+    """A rebuild of the catalog brought it back and isn't sure of it, and no caller has updated it since."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -254,6 +256,8 @@ class Snapshot:
     revision: int
     damage: Damage | None = None
     """Of one that is DAMAGED."""
+    recovered: bool = False
+    """As Volume.recovered."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -50,16 +50,23 @@ def looked_into(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
 
     Raises errors.StorageFailed, also if it isn't there; errors.SchemaTooNew, errors.SchemaTooOld, errors.Corrupt.
     """
+    with opened_to_read(path) as connection:
+        try:
+            migrations.require_present(connection, str(path))
+        except sqlite3.DatabaseError as error:
+            raise errors.Corrupt(what=str(path), problem=str(error)) from error
+        yield connection
+
+
+@contextmanager
+def opened_to_read(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
+    """Open a database of whatever schema to be read only, for the length of a block. Raises errors.StorageFailed."""
     try:
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
     except sqlite3.OperationalError as error:
         raise errors.StorageFailed(path=str(path), problem=str(error)) from error
     try:
         connection.row_factory = sqlite3.Row
-        try:
-            migrations.require_present(connection, str(path))
-        except sqlite3.DatabaseError as error:
-            raise errors.Corrupt(what=str(path), problem=str(error)) from error
         yield connection
     finally:
         connection.close()

@@ -66,6 +66,11 @@ def find(connection: sqlite3.Connection, uid: str) -> model.Layer | None:
     return None if row is None else _convert(row)
 
 
+def every(connection: sqlite3.Connection) -> list[model.Layer]:
+    """Return all layers."""
+    return [_convert(row) for row in connection.execute("SELECT * FROM layers")]
+
+
 def get(connection: sqlite3.Connection, uid: str) -> model.Layer:
     """Return a layer, which must be there."""
     layer = find(connection, uid)

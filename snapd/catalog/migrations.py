@@ -9,7 +9,15 @@ import sqlite3
 from snapd import errors
 from snapd.catalog import schema
 
-STEPS: tuple[str, ...] = (schema.TABLES, schema.QUEUE, schema.PAUSES, schema.FIGURES, schema.CHECKS, schema.UPKEEP)
+STEPS: tuple[str, ...] = (
+    schema.TABLES,
+    schema.QUEUE,
+    schema.PAUSES,
+    schema.FIGURES,
+    schema.CHECKS,
+    schema.UPKEEP,
+    schema.RECOVERED,
+)
 """Step n takes schema n to schema n + 1. Released steps are never changed."""
 
 

@@ -60,6 +60,13 @@ def running_on(connection: sqlite3.Connection, target_uid: str) -> list[model.Op
     return [_convert(row) for row in rows]
 
 
+def running(connection: sqlite3.Connection) -> list[model.Operation]:
+    """Return the operations that are not done, the oldest first."""
+    return [
+        _convert(row) for row in connection.execute("SELECT * FROM operations WHERE done = 0 ORDER BY created_us, uid")
+    ]
+
+
 def page(
     connection: sqlite3.Connection, query: model.Query, environment_uid: str | None
 ) -> model.Page[model.Operation]:

@@ -40,6 +40,16 @@ def find(connection: sqlite3.Connection, uid: str) -> model.Point | None:
     return None if row is None else _convert(row)
 
 
+def every(connection: sqlite3.Connection) -> list[model.Point]:
+    """Return all points."""
+    return [_convert(row) for row in connection.execute("SELECT * FROM points")]
+
+
+def uids(connection: sqlite3.Connection) -> set[str]:
+    """Return the uids of all points."""
+    return {row["uid"] for row in connection.execute("SELECT uid FROM points")}
+
+
 def get(connection: sqlite3.Connection, uid: str) -> model.Point:
     """Return a point, which must be there: something that refers to it was read in the same transaction."""
     point = find(connection, uid)

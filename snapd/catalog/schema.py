@@ -210,6 +210,13 @@ ALTER TABLE operations ADD COLUMN result TEXT;  -- JSON of what it answers besid
 """
 """Schema 6: snapshots tell which of their ranges are lost, and operations of the archive's upkeep what they did."""
 
+RECOVERED = """
+-- 1: a rebuild of the catalog brought it back and is not sure of something about it, and nobody has updated it since.
+ALTER TABLE volumes ADD COLUMN recovered INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE snapshots ADD COLUMN recovered INTEGER NOT NULL DEFAULT 0;
+"""
+"""Schema 7: volumes and snapshots tell that a rebuilt catalog isn't sure of them."""
+
 FIGURES = """
 -- What archiving a snapshot took, in bytes of whole blocks; 0 until it is archived. See model.ArchiveFigures.
 ALTER TABLE snapshots ADD COLUMN archive_changed_bytes INTEGER NOT NULL DEFAULT 0;

@@ -23,6 +23,7 @@ _SOURCE = listing.Source(
         "volume": listing.Field("s.volume"),
         "volume_uid": listing.Field("s.volume_uid"),
         "archive.state": listing.Field("s.archive_state"),
+        "recovered": listing.Field("s.recovered", listing.FieldType.FLAG),
     },
 )
 
@@ -70,6 +71,7 @@ def _convert(row: sqlite3.Row) -> model.Snapshot:
         updated=db.from_us(row["updated_us"]),
         revision=row["revision"],
         damage=_decode_damage(row["damage"]),
+        recovered=bool(row["recovered"]),
     )
 
 
@@ -110,6 +112,11 @@ def archived_uids(connection: sqlite3.Connection, environment_uid: str) -> set[s
         (environment_uid, model.ArchiveState.ARCHIVED),
     )
     return {row["uid"] for row in rows}
+
+
+def every(connection: sqlite3.Connection) -> list[model.Snapshot]:
+    """Return all snapshots."""
+    return [_convert(row) for row in connection.execute(_SELECT)]
 
 
 def page(connection: sqlite3.Connection, query: model.Query, environment_uid: str | None) -> model.Page[model.Snapshot]:
@@ -166,6 +173,7 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
         "captured_us": db.to_us(snapshot.captured),
         "created_us": db.to_us(snapshot.created),
         "updated_us": now_us,
+        "recovered": int(snapshot.recovered),
         "revision": events.append(tx, "snapshot", snapshot.uid, snapshot.environment_uid, now_us),
     }
     tx.execute(f"INSERT INTO snapshots {db.placeholders(columns)} {db.upsert(columns)}", columns)

@@ -29,6 +29,7 @@ _SOURCE = listing.Source(
         "role": listing.Field("v.role"),
         "instance": listing.Field("v.instance"),
         "source_snapshot": listing.Field("v.source_snapshot"),
+        "recovered": listing.Field("v.recovered", listing.FieldType.FLAG),
     },
 )
 _ACTIVITIES = frozenset(model.VolumeState) - {model.VolumeState.READY, model.VolumeState.SNAPSHOT_IN_PROGRESS}
@@ -53,6 +54,7 @@ def _convert(row: sqlite3.Row) -> model.Volume:
         created=db.from_us(row["created_us"]),
         updated=db.from_us(row["updated_us"]),
         revision=row["revision"],
+        recovered=bool(row["recovered"]),
     )
 
 
@@ -68,6 +70,11 @@ def by_uid(connection: sqlite3.Connection, uid: str) -> model.Volume | None:
     """Return the volume with a uid."""
     row = connection.execute(f"{_SELECT} WHERE v.uid = ?", (uid,)).fetchone()
     return None if row is None else _convert(row)
+
+
+def every(connection: sqlite3.Connection) -> list[model.Volume]:
+    """Return all volumes."""
+    return [_convert(row) for row in connection.execute(_SELECT)]
 
 
 def page(connection: sqlite3.Connection, query: model.Query, environment_uid: str | None) -> model.Page[model.Volume]:
@@ -94,6 +101,7 @@ def put(tx: db.Transaction, volume: model.Volume) -> None:
         "parent_point": volume.parent_point,
         "created_us": db.to_us(volume.created),
         "updated_us": now_us,
+        "recovered": int(volume.recovered),
         "revision": events.append(tx, "volume", volume.uid, volume.environment_uid, now_us),
     }
     tx.execute(f"INSERT INTO volumes {db.placeholders(columns)} {db.upsert(columns)}", columns)

@@ -20,6 +20,7 @@ COLUMNS: list[output.Column] = [
     ("PRIMARY", lambda snapshot: units.format_size(snapshot.primary_bytes)),
     ("ARCHIVED", lambda snapshot: units.format_size(snapshot.archive.stored_bytes)),
     ("CAPTURED", lambda snapshot: output.moment(snapshot.capture_time)),
+    ("RECOVERED", lambda snapshot: "yes" if snapshot.recovered else ""),
 ]
 WITH_ENVIRONMENT: output.Column = ("ENVIRONMENT", lambda resource: resource.name.split("/")[1])
 

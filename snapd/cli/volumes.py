@@ -18,6 +18,7 @@ COLUMNS: list[output.Column] = [
     ("SHARED", lambda volume: units.format_size(volume.space.shared_bytes)),
     ("INSTANCE", lambda volume: volume.instance),
     ("CREATED", lambda volume: output.moment(volume.create_time)),
+    ("RECOVERED", lambda volume: "yes" if volume.recovered else ""),
 ]
 CHECK_COLUMNS: list[output.Column] = [
     ("DEPTH", lambda found: str(found.depth)),

@@ -16,12 +16,17 @@ from snapd.qcow2.format import header
 from snapd.qcow2.reading import chain, image
 from snapd.qcow2.writing import create
 
-_HEAD_MODE = 0o640
-_FROZEN_MODE = 0o440
-_MERGING_MODE = 0o600
+HEAD_MODE = 0o640
+FROZEN_MODE = 0o440
+FILLING_MODE = 0o650
+"""Of a frozen layer whose file is changed, and not what it shows: nothing else may tell it from a head."""
+MERGING_MODE = 0o600
 """Of a layer that receives the data of the only one that stands on it: what it shows by itself is nobody's."""
-_MERGED_MODE = 0o400
+MERGED_MODE = 0o400
 """Of the one that stands on it: the file goes when the other one takes its name, and the mark goes with it."""
+_DESCRIPTION_ROOM = 4096
+"""Bytes of a header that are kept for a description, since a fold puts another one there."""
+_SUFFIX = ".qcow2"
 _TEMPORARY = ".tmp"
 _STAGING = "staging"
 _STAT_BLOCK = 512
@@ -106,8 +111,8 @@ class Pool:
                 temporary,
                 size_bytes=layer.size_bytes,
                 backing_name=self.backing_name(layer.parent),
-                extensions=() if description is None else [(header.POINT_EXTENSION, description)],
-                mode=_HEAD_MODE,
+                extensions=[(header.POINT_EXTENSION, (description or b"").ljust(_DESCRIPTION_ROOM, b" "))],
+                mode=HEAD_MODE,
             )
         return temporary
 
@@ -122,12 +127,30 @@ class Pool:
         Durable is for who may wait until all of the file has been written to the disk.
         """
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), _FROZEN_MODE, durable=durable)
+            fsops.set_mode(self.path(uid), FROZEN_MODE, durable=durable)
+
+    def settle_mode(self, uid: str) -> None:
+        """Make the permissions that a layer's file has durable."""
+        with fsops.translated(self.path(uid)):
+            fd = os.open(self.path(uid), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fsops.fsync(fd)
+            finally:
+                os.close(fd)
 
     def thaw(self, uid: str) -> None:
         """Give the permission to write back, durably, for a change that leaves what the layer shows as it is."""
         with fsops.translated(self.path(uid)):
-            fsops.set_mode(self.path(uid), _HEAD_MODE, durable=True)
+            fsops.set_mode(self.path(uid), FILLING_MODE, durable=True)
+
+    def description(self, uid: str) -> bytes:
+        """Return what a layer's header says of it, b"" if nothing. Raises errors.ImageRefused, errors.StorageFailed."""
+        with image.Image.open(self.path(uid)) as opened:
+            return (opened.header.extension(header.POINT_EXTENSION) or b"").rstrip()
+
+    def describe(self, uid: str, description: bytes) -> bool:
+        """Have a layer's header say something else; False if it has no room for that. Raises as `description`."""
+        return create.replace_extension(self.path(uid), header.POINT_EXTENSION, description)
 
     def begin_merge(self, lower: str, child: str) -> None:
         """Make the lower of two layers writable, and have both files say, durably, that it is to become the child.
@@ -136,13 +159,17 @@ class Pool:
         the lower file takes the child's name, the child's file and with it the mark are gone in the same instant.
         """
         with fsops.translated(self.path(lower)):
-            fsops.set_mode(self.path(child), _MERGED_MODE, durable=True)
-            fsops.set_mode(self.path(lower), _MERGING_MODE, durable=True)
+            fsops.set_mode(self.path(child), MERGED_MODE, durable=True)
+            fsops.set_mode(self.path(lower), MERGING_MODE, durable=True)
 
     def is_merged(self, uid: str) -> bool:
         """Say whether a fold that is under way puts a layer's data into the one below, which will take its name."""
+        return self.mode(uid) == MERGED_MODE
+
+    def mode(self, uid: str) -> int:
+        """Return the permissions of a layer's file: one of those above, unless somebody changed them."""
         with fsops.translated(self.path(uid)):
-            return stat.S_IMODE(os.stat(self.path(uid)).st_mode) == _MERGED_MODE
+            return stat.S_IMODE(os.stat(self.path(uid)).st_mode)
 
     def is_frozen(self, uid: str) -> bool:
         """Say whether the permission to write has been taken from a layer's file."""
@@ -237,6 +264,11 @@ class Pool:
 def is_there(root: pathlib.Path) -> bool:
     """Say whether a pool was made in a folder."""
     return (root / _STAGING).is_dir()
+
+
+def holds_layers(root: pathlib.Path) -> bool:
+    """Say whether there is the file of a layer in a folder."""
+    return any(name.endswith(_SUFFIX) for _, _, names in os.walk(root) for name in names)
 
 
 def _allocated_bytes(path: pathlib.Path) -> int:

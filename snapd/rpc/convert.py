@@ -194,6 +194,7 @@ def volume(found: model.Volume, space: model.Space) -> volume_service_pb2.Volume
         state=volume_service_pb2.Volume.State.Value(f"STATE_{found.state}"),
         error=problem(found.error),
         space=volume_service_pb2.Volume.Space(exclusive_bytes=space.exclusive, shared_bytes=space.shared),
+        recovered=found.recovered,
         create_time=timestamp(found.created),
         update_time=timestamp(found.updated),
     )
@@ -251,6 +252,7 @@ def snapshot(found: model.Snapshot, space: model.Space) -> snapshot_service_pb2.
         archive=_archive(found.archive),
         health=_health(found),
         primary_bytes=space.exclusive,
+        recovered=found.recovered,
         capture_time=timestamp(found.captured),
         create_time=timestamp(found.created),
         update_time=timestamp(found.updated),

@@ -211,11 +211,31 @@ class Core:
         while removed:
             removed = False
             for layer in layers.in_state(reader, model.LayerState.DOOMED):
-                if self.pins.is_pinned(layer.uid):
+                if self.pins.is_pinned(layer.uid) or not self._is_sealed(layer.parent):
                     continue
                 self.pool.remove(layer.uid)
                 with self.catalog.transaction() as tx:
                     removed |= layers.remove(tx, layer.uid)
+
+    def _is_sealed(self, uid: str | None) -> bool:
+        """Have the file of a frozen layer say durably that it is frozen, before what stands on it goes; say if it does.
+
+        As long as something stands on it that is plain; then a rebuild of the catalog would take it for a head.
+        """
+        below = None if uid is None else layers.find(self.catalog.reader(), uid)
+        if below is None or below.state is not model.LayerState.FROZEN or not self.pool.path(below.uid).exists():
+            return True
+        mode = self.pool.mode(below.uid)
+        if mode == pools.FROZEN_MODE:
+            self.pool.settle_mode(below.uid)
+        elif mode == pools.HEAD_MODE:
+            # Whoever froze it died before its mode said so.
+            with self.pins.alone([below.uid]) as alone:
+                if not alone:
+                    # A fold may be about to give it another mode; a later sweep finds out.
+                    return False
+                self.pool.freeze(below.uid, durable=True)
+        return True
 
     def operation(self, uid: str) -> model.Operation:
         """Return an operation, with the progress of its work."""

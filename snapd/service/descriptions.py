@@ -131,6 +131,29 @@ def encode_head(head: Head) -> bytes:
     return data
 
 
+def folded(child: bytes, lower: bytes) -> list[bytes]:
+    """Return what a layer's header is to say once the one below it is merged with it, the fullest first.
+
+    It stays what it was made to be, and stands on what the lower one stood on: whose point that shows, and which
+    snapshot was taken of it, nothing else may say. None if nothing is known of either.
+    """
+    heads: list[Head | None] = []
+    for text in (child, lower):
+        try:
+            heads.append(decode_head(text) if text else None)
+        except errors.Corrupt:
+            heads.append(None)
+    above, below = heads
+    if above is None:
+        return []
+    made = dataclasses.replace(
+        above, stand=None if below is None else below.stand, taken=None if below is None else below.taken
+    )
+    taken = None if made.taken is None else dataclasses.replace(made.taken, labels={})
+    bare = dataclasses.replace(made, owner=dataclasses.replace(made.owner, labels={}), taken=taken)
+    return [encode_head(made), encode_head(bare)]
+
+
 def decode_head(data: bytes) -> Head:
     """Return what a layer's header says. Raises errors.Corrupt if it is none of ours, or of a later version."""
     document = _document(data)

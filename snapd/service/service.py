@@ -23,6 +23,7 @@ from snapd.service import (
     jobs,
     keeper,
     operations,
+    presence,
     problems,
     recovery,
     scrubber,
@@ -107,6 +108,7 @@ class Service:
         with fsops.translated(settings.catalog_path.parent):
             fsops.make_directory(settings.catalog_path.parent)
             fsops.make_directory(settings.index_path.parent)
+        presence.require(settings)
         with ExitStack() as opened:
             store = store or stores.store(settings)
             repository = stores.repository(settings, store, clock)

@@ -180,7 +180,8 @@ class Snapshots:
             updated = lookup.changed(snapshot, changes, now=core.now())
             if "retention" in changes:
                 updated = self._rescheduled(tx, updated)
-            snapshots.put(tx, updated)
+            # Somebody has looked at it.
+            snapshots.put(tx, dataclasses.replace(updated, recovered=False))
             lookup.remember(tx, request, snapshot.uid, core.now())
         return self.get(environment_id, snapshot_id)
 

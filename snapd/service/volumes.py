@@ -214,7 +214,8 @@ class Volumes:
             lookup.require_etag(name, volume.revision, etag)
             states.require_volume("UpdateVolume", name, volume.state)
             changed = lookup.changed(volume, changes, now=core.now())
-            volumes.put(tx, changed)
+            # Somebody has looked at it.
+            volumes.put(tx, dataclasses.replace(changed, recovered=False))
             lookup.remember(tx, request, volume.uid, core.now())
         return self.get(environment_id, volume_id)
 

@@ -4,6 +4,7 @@
 --minutes M              begin no new seed after that many minutes
 --record FILE.json       write what was run, and what came of it
 --no-shrink              print a plan that fails as it is
+--lose                   lose the catalog between lives, and rebuild it
 """
 
 import argparse
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--record", type=pathlib.Path)
     parser.add_argument("--no-shrink", action="store_true")
+    parser.add_argument("--lose", action="store_true")
     options = parser.parse_args()
     if os.environ.get(_HASH_SEED) != "0":
         # The order of sets of strings is part of a run.
@@ -39,7 +41,7 @@ def main() -> int:
             break
         if not options.seeds and not options.minutes and seed > options.start:
             break
-        outcome = farm.run_seed(seed, small=not options.no_shrink)
+        outcome = farm.run_seed(seed, small=not options.no_shrink, kind=farm.LOSING if options.lose else farm.ORDINARY)
         figures.add(outcome.figures)
         failure = outcome.failure
         if failure is not None:

@@ -7,8 +7,9 @@ import pathlib
 import tempfile
 import traceback
 from collections.abc import Callable
+from typing import Final
 
-from tests.simulation import run
+from tests.simulation import lost, run
 
 _MEMORY = pathlib.Path("/dev/shm")
 _MOST_TRIES = 150
@@ -27,28 +28,43 @@ class Outcome:
     """How it failed, and how to have it again."""
 
 
-def run_seed(seed: int, *, small: bool) -> Outcome:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kind:
+    """What runs are like."""
+
+    make: type[run.Run]
+    plan: Callable[[int], run.Plan]
+    option: str
+    """Of the command line, with a blank behind it, or ''."""
+
+
+ORDINARY: Final = Kind(run.Run, run.plan, "")
+LOSING: Final = Kind(lost.Run, lost.plan, "--lose ")
+"""Their catalogs are lost."""
+
+
+def run_seed(seed: int, *, small: bool, kind: Kind = ORDINARY) -> Outcome:
     """Run a seed; if it fails, run smaller plans that fail alike, if asked for."""
-    plan = run.plan(seed)
-    outcome = run_plan(plan)
+    plan = kind.plan(seed)
+    outcome = run_plan(plan, kind)
     if outcome.failure is None:
         return outcome
-    again = f"again: .venv/bin/python -m tests.simulation --seeds 1 --start {seed}"
+    again = f"again: .venv/bin/python -m tests.simulation {kind.option}--seeds 1 --start {seed}"
     if small:
-        plan = shrunk(plan, outcome.failure)
-        outcome = dataclasses.replace(run_plan(plan), failure=outcome.failure)
+        plan = shrunk(plan, outcome.failure, kind)
+        outcome = dataclasses.replace(run_plan(plan, kind), failure=outcome.failure)
     steps = "\n".join(f"  {step}" for step in plan.steps)
     faults = "\n".join(f"  {fault}" for fault in plan.faults)
     story = f"{outcome.story}\n{again}\nin {plan.lives} lives, steps:\n{steps}\nfaults:\n{faults}"
     return dataclasses.replace(outcome, story=story)
 
 
-def run_plan(plan: run.Plan) -> Outcome:
-    """Run a plan."""
+def run_plan(plan: run.Plan, kind: Kind = ORDINARY) -> Outcome:
+    """Run a plan, as a run of some kind."""
     logging.getLogger("snapd").propagate = logging.getLogger().isEnabledFor(logging.INFO)
     folder = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=folder) as name:
-        running = run.Run(plan, pathlib.Path(name))
+        running = kind.make(plan, pathlib.Path(name))
         try:
             return Outcome(running.execute(), running.figures, None, "")
         except Exception as error:
@@ -57,16 +73,16 @@ def run_plan(plan: run.Plan) -> Outcome:
             return Outcome("", running.figures, f"{type(error).__name__}: {error}", story)
 
 
-def shrunk(plan: run.Plan, failure: str) -> run.Plan:
+def shrunk(plan: run.Plan, failure: str, kind: Kind = ORDINARY) -> run.Plan:
     """Return a plan with fewer steps and faults that fails with the same kind of error."""
-    kind = failure.partition(":")[0]
+    error = failure.partition(":")[0]
     tries = 0
 
     def fails(candidate: run.Plan) -> bool:
         nonlocal tries
         tries += 1
-        found = run_plan(candidate).failure
-        return found is not None and found.partition(":")[0] == kind
+        found = run_plan(candidate, kind).failure
+        return found is not None and found.partition(":")[0] == error
 
     for lives in range(1, plan.lives):
         if fails(dataclasses.replace(plan, lives=lives)):

@@ -43,18 +43,18 @@ def verify(settings: Settings, known: ledger.Ledger) -> None:
 
 def _look(path: pathlib.Path) -> _File:
     with image.Image.open(path) as opened:
-        data = opened.header.extension(header.POINT_EXTENSION)
+        data = (opened.header.extension(header.POINT_EXTENSION) or b"").rstrip()
         name = opened.header.backing_name
     below = None if name is None else pathlib.Path(name).stem
     assert below is None or name == f"../{below[:2]}/{below}.qcow2"
-    return _File(path, below, path.stat().st_mode & 0o777, None if data is None else descriptions.decode_head(data))
+    return _File(path, below, path.stat().st_mode & 0o777, descriptions.decode_head(data) if data else None)
 
 
 def _is_shown(files: dict[str, _File], uid: str) -> bool:
     """Say whether a layer shows the point that is said of it: it is there, and isn't about to become another one."""
     if uid not in files:
         return False
-    merged = any(file.below == uid and file.mode == 0o400 for file in files.values())
+    merged = any(file.below == uid and file.mode != 0o440 for file in files.values())
     return not (merged and files[uid].mode == 0o600)
 
 

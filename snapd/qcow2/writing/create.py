@@ -164,6 +164,31 @@ def set_backing_name(path: pathlib.Path, backing_name: str | None) -> None:
             os.close(fd)
 
 
+def replace_extension(path: pathlib.Path, magic: int, data: bytes) -> bool:
+    """Write other data into an extension of an image's header, filled up with blanks; False if it has no such room.
+
+    The header is whole at every moment. Killed within this, the data may be torn, which whoever reads them has to
+    notice. Raises errors.ImageRefused, errors.ImageBusy if somebody has the image open, errors.StorageFull,
+    errors.StorageFailed.
+    """
+    with fsops.translated(path):
+        fd = fsops.open_for_writing(path)
+        try:
+            locks.exclusive(fd, path.name)
+            parsed = header.read(fd, os.fstat(fd).st_size)
+            at = parsed.header_length
+            for kind, there in parsed.extensions:
+                at += layout.EXTENSION.size
+                if kind == magic and len(data) <= len(there):
+                    fsops.pwrite(fd, data.ljust(len(there), b" "), at)
+                    fsops.fdatasync(fd)
+                    return True
+                at += units.round_up(len(there), 8)
+            return False
+        finally:
+            os.close(fd)
+
+
 def _with_backing_format(fd: int, parsed: header.Header) -> header.Header:
     """Add the backing format to a header that lacks it, and return the header that is then in the file."""
     if parsed.backing_format == _BACKING_FORMAT.decode():

@@ -4,6 +4,7 @@ May be asked beside a daemon that runs: a row is there before its file and after
 once more before it is told.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator
 
 from snapd import errors, model
@@ -44,7 +45,7 @@ def missing(read: db.Reader, pool: pools.Pool, check_stop: Callable[[], None]) -
             if _is_as_before(read, layer):
                 problem = f"the file of layer {uid} is gone"
                 yield _finding(read, findings.Kind.LAYER_MISSING, uid, problem)
-        elif layer.state is model.LayerState.FROZEN and not pool.is_frozen(uid) and _is_at_rest(read, layer):
+        elif _is_writable(read, pool, layer) and _is_at_rest(read, layer):
             yield findings.Finding(findings.Kind.LAYER_WRITABLE, uid, f"layer {uid} is frozen, and its file isn't")
 
 
@@ -83,6 +84,23 @@ def _look_inside(read: db.Reader, pool: pools.Pool, layer: model.Layer) -> Itera
     elif report.leaks:
         problem = f"layer {uid} has {report.leaks} leaked clusters"
         yield findings.Finding(findings.Kind.IMAGE_LEAKS, uid, problem)
+
+
+def _is_writable(read: db.Reader, pool: pools.Pool, layer: model.Layer) -> bool:
+    return layer.state is model.LayerState.FROZEN and not (
+        pool.is_frozen(layer.uid) or is_partial(read(), pool, layer.uid)
+    )
+
+
+def is_partial(connection: sqlite3.Connection, pool: pools.Pool, uid: str) -> bool:
+    """Say whether a frozen layer's file says that it may hold some of its child's data, which must go on to be said.
+
+    A rebuild of the catalog finds such a layer; it shows no point, and is folded again.
+    """
+    if pool.mode(uid) != pools.MERGING_MODE:
+        return False
+    above = [child.uid for child in layers.children(connection, uid) if child.state is model.LayerState.FROZEN]
+    return any(pool.path(each).exists() and pool.mode(each) != pools.FROZEN_MODE for each in above)
 
 
 def _is_as_before(read: db.Reader, layer: model.Layer) -> bool:

@@ -14,7 +14,7 @@ from snapd.catalog import db, dependents, layers, points, snapshots, volumes
 from snapd.pool import layers as pools
 from snapd.qcow2.checking import check, repair
 from snapd.service import problems
-from snapd.service.inspection import findings
+from snapd.service.inspection import files, findings
 
 
 def mend(catalog: db.Catalog, pool: pools.Pool, finding: findings.Finding, now: datetime.datetime) -> str:
@@ -55,8 +55,8 @@ def _freeze(pool: pools.Pool, uid: str) -> str:
 
 
 def _mend_image(catalog: db.Catalog, pool: pools.Pool, uid: str) -> str:
-    if pool.is_merged(uid):
-        # Its mode is a mark that must stay. The next start goes on with the fold, and this file goes.
+    if pool.is_merged(uid) or files.is_partial(catalog.reader(), pool, uid):
+        # Its mode is a mark that must stay. A fold goes on with it, and leaves nothing of what is wrong.
         return ""
     layer = layers.get(catalog.reader(), uid)
     frozen = layer.state is model.LayerState.FROZEN

@@ -24,6 +24,7 @@ from snapd.qcow2.reading import chain as chains
 from snapd.qcow2.reading import image
 from snapd.qcow2.writing import create, fold
 from snapd.service import core as cores
+from snapd.service import descriptions
 
 KIND = "fold"
 
@@ -103,6 +104,7 @@ class Handler:
             below = stack.enter_context(image.Image.open(pool.path(lower.uid)))
             fold.fold_up(below, path, self._beneath(stack, lower))
         fsops.point("fold.copied")
+        self._describe(child.uid, child, lower)
         create.set_backing_name(path, pool.backing_name(lower.parent))
         fsops.point("fold.relinked")
 
@@ -117,10 +119,18 @@ class Handler:
             above = stack.enter_context(image.Image.open(pool.path(child.uid)))
             fold.fold_down(above, path, self._beneath(stack, lower))
         fsops.point("fold.copied")
+        self._describe(lower.uid, child, lower)
         with fsops.translated(path):
             fsops.rename(path, pool.path(child.uid))
         self._settle_names(lower, child)
         fsops.point("fold.relinked")
+
+    def _describe(self, uid: str, child: model.Layer, lower: model.Layer) -> None:
+        """Have the header of the file that stays say whose it is, and what is known of the layer on which it stands."""
+        pool = self._core.pool
+        texts = descriptions.folded(pool.description(child.uid), pool.description(lower.uid))
+        # Where none fits, as in a file of a release that kept no room, a rebuilt catalog knows less.
+        any(pool.describe(uid, text) for text in texts)
 
     def _settle_names(self, lower: model.Layer, child: model.Layer) -> None:
         """Make durable that the lower layer's file has the child's name; an earlier try may have died before it was."""

@@ -268,3 +268,16 @@ def test_an_archive_that_is_away_is_not_taken_for_lost(subject: Subject) -> None
     assert ended.exit_code == 8
     assert "the archive was not compared" in ended.output
     assert subject.run("--no-archive").exit_code == 0
+
+
+def test_a_layer_that_is_half_merged_keeps_its_mark(subject: Subject) -> None:
+    world = subject.world
+    world.open()
+    world.snapshot("later", "v", rapid=True)
+    world.stop()
+    lower, child = (world.layer_path(subject.layer_of(name)) for name in ("r", "later"))
+    lower.chmod(0o600)
+    assert subject.found()[0]["kind"] == "LAYER_WRITABLE", "once it has its child's name nothing on it says so"
+    child.chmod(0o400)
+    assert subject.found("--repair", "--images", code=0) == []
+    assert (lower.stat().st_mode & 0o777, child.stat().st_mode & 0o777) == (0o600, 0o400)

@@ -60,7 +60,17 @@ def test_a_list_is_a_table_over_all_pages(snapvol: Snapvol) -> None:
     for name in ("a", "b", "c"):
         snapvol("volume", "create", name, "--size", "1M")
     lines = snapvol("volume", "list").out.splitlines()
-    assert lines[0].split() == ["VOLUME", "STATE", "ROLE", "SIZE", "EXCLUSIVE", "SHARED", "INSTANCE", "CREATED"]
+    assert lines[0].split() == [
+        "VOLUME",
+        "STATE",
+        "ROLE",
+        "SIZE",
+        "EXCLUSIVE",
+        "SHARED",
+        "INSTANCE",
+        "CREATED",
+        "RECOVERED",
+    ]
     assert [line.split()[:3] for line in lines[1:]] == [[name, "READY", "DATA"] for name in "abc"]
     assert len(snapvol("volume", "list", "--limit", "2", "--output", "json").json) == 2
 

@@ -1,6 +1,7 @@
 """Folds: contents stay as they are, whatever fails, goes or is read meanwhile."""
 
 import contextlib
+import dataclasses
 import errno
 import random
 import threading
@@ -8,6 +9,9 @@ import threading
 import pytest
 
 from snapd import errors, fsops
+from snapd.qcow2.format import header
+from snapd.qcow2.reading import image
+from snapd.service import descriptions
 from tests.unit.service import faults
 from tests.unit.service import world as worlds
 
@@ -115,7 +119,7 @@ def _modes(world: worlds.World) -> dict[str, int]:
     return {path.stem: path.stat().st_mode & 0o777 for path in paths if path.exists()}
 
 
-@pytest.mark.parametrize(("up", "modes"), [(True, [0o440, 0o640]), (False, [0o600, 0o400])], ids=["up", "down"])
+@pytest.mark.parametrize(("up", "modes"), [(True, [0o440, 0o650]), (False, [0o600, 0o400])], ids=["up", "down"])
 def test_the_modes_of_a_fold_say_what_shows_its_own_contents_still(
     world: worlds.World, up: bool, modes: list[int]
 ) -> None:
@@ -142,7 +146,45 @@ def test_modes_are_durable_before_a_fold_writes_anything(world: worlds.World, up
     with faults.observing(note):
         world.delete_snapshot("low")
         world.until(lambda: world.depth("v") == 2)
-    marks = ["chmod 640", "fsync"] if up else ["chmod 400", "fsync", "chmod 600", "fsync"]
+    marks = ["chmod 650", "fsync"] if up else ["chmod 400", "fsync", "chmod 600", "fsync"]
     begin = made.index(marks[0])
     assert made[begin : begin + len(marks)] == marks
     assert not {"pwrite", "copy"} & set(made[:begin])
+
+
+def _said(world: worlds.World, uid: str) -> descriptions.Head:
+    with image.Image.open(world.layer_path(uid)) as opened:
+        return descriptions.decode_head(opened.header.extension(header.POINT_EXTENSION) or b"")
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+def test_what_headers_say_outlives_a_fold(world: worlds.World, up: bool) -> None:
+    _two_to_fold(world, up=up)
+    low, high = (
+        world.rows("SELECT p.layer FROM snapshots s JOIN points p ON p.uid = s.point WHERE s.id = ?", name)[0]["layer"]
+        for name in ("low", "high")
+    )
+    below, above = _said(world, low), _said(world, high)
+    assert above.taken is not None
+    world.delete_snapshot("low")
+    world.until(lambda: world.depth("v") == 2)
+    world.until(world.idle)
+    said = _said(world, high)
+    assert said == dataclasses.replace(above, stand=below.stand, taken=below.taken)
+
+
+def test_a_frozen_layer_says_so_before_what_stands_on_it_is_removed(world: worlds.World) -> None:
+    world.volume("v")
+    world.snapshot("s", "v", rapid=True)
+    (row,) = world.rows("SELECT layer FROM points")
+    path = world.layer_path(row["layer"])
+    head = world.layer_path(world.get_volume("v").head_layer or "")
+    # As a kill left it between the capture's commit and the change of the mode.
+    path.chmod(0o640)
+    made: list[tuple[str, str]] = []
+    with faults.observing(lambda operation: made.append((operation.name, operation.target))):
+        world.delete_volume("v")
+    assert path.stat().st_mode & 0o777 == 0o440
+    sealed = made.index(("chmod", str(path)))
+    assert made[sealed + 1][0] == "fsync"
+    assert sealed < made.index(("unlink", str(head)))

@@ -23,8 +23,8 @@ def _described(path: pathlib.Path) -> descriptions.Head | None:
     """Return what a file's header says, after QEMU has looked at it."""
     subprocess.run(["qemu-img", "check", "-q", str(path)], check=True)
     with image.Image.open(path) as opened:
-        data = opened.header.extension(header.POINT_EXTENSION)
-    return None if data is None else descriptions.decode_head(data)
+        data = (opened.header.extension(header.POINT_EXTENSION) or b"").rstrip()
+    return descriptions.decode_head(data) if data else None
 
 
 def _head(world: worlds.World, volume_id: str) -> descriptions.Head:
