@@ -36,6 +36,7 @@ class Clock:
         self._scheduler = scheduler
         self._may_be_set = may_be_set
         self._ahead = datetime.timedelta(0)
+        self.was_set_forward = False
 
     def now(self) -> datetime.datetime:
         return START + self._ahead + datetime.timedelta(seconds=self._scheduler.now_s)
@@ -44,6 +45,7 @@ class Clock:
         """Set it forward by so much, or back."""
         assert self._may_be_set
         self._ahead += change
+        self.was_set_forward |= change > datetime.timedelta(0)
 
     def wait(self, condition: Any, until: datetime.datetime | None) -> None:
         timeout_s = clocks.LONGEST_WAIT_S

@@ -151,6 +151,7 @@ class Run:
         return weather.Weather(self._scheduler, self._disk, self._clock, faults, folder, seed)
 
     def _open(self, weather_: weather.Weather) -> Service:
+        self._ledger.forgetful = self._clock.was_set_forward
         backend = directory.DirectoryBackend(self._settings.archive_path)
         return Service.open(self._settings, self._clock, store.Store(backend, weather_, self._clock.now, self._times))
 
