@@ -1,6 +1,6 @@
 """The text of docs/errors.md, from the tree of errors and from how the RPC layer maps it.
 
-It owns the page's form. What an error means is said in snapd/errors.py, which status it gets in snapd/rpc/errors.py.
+It owns the page's form. What an error means is said in snapd/errors/, which status it gets in snapd/rpc/errors.py.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from snapd.rpc import errors as statuses
 HEAD = f"""\
 # Errors
 
-Made from `snapd/errors.py` by `make docs`.
+Made from `snapd/errors/` by `make docs`.
 
 Every refusal carries a gRPC status code, a sentence, and a `google.rpc.ErrorInfo` of domain `{statuses.DOMAIN}`. Its
 `reason` is stable: programs decide by it, never by the sentence. Each `{{value}}` of the sentence is also in the
