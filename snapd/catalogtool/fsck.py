@@ -46,6 +46,8 @@ class Told:
     finding: findings.Finding
     mended: str
     """'' if nothing was done."""
+    problem: str = ""
+    """Why it could not be mended, if that was tried."""
 
 
 @click.command(epilog=EXIT_CODES)
@@ -143,7 +145,11 @@ def _mended(settings: Settings, pool: pools.Pool, found: list[findings.Finding],
     try:
         now = clocks.SystemClock().now()
         for finding in found:
-            yield Told(finding, repair.mend(catalog, pool, finding, now))
+            try:
+                yield Told(finding, repair.mend(catalog, pool, finding, now))
+            except errors.SnapdError as error:
+                # The others are mended all the same, and all are told.
+                yield Told(finding, "", f"it could not be mended: {error}")
     finally:
         catalog.close()
 
@@ -155,7 +161,10 @@ def _go_on() -> None:
 def _tell(told: list[Told], problem: str, *, as_json: bool) -> None:
     if as_json:
         document = {
-            "findings": [{**dataclasses.asdict(one.finding), "mended": one.mended} for one in told],
+            "findings": [
+                {**dataclasses.asdict(one.finding), "mended": one.mended, "problem_mending": one.problem}
+                for one in told
+            ],
             "not_compared": problem,
         }
         click.echo(json.dumps(document, indent=2))
@@ -164,8 +173,8 @@ def _tell(told: list[Told], problem: str, *, as_json: bool) -> None:
         click.echo(f"{one.finding.kind}: {one.finding.problem}")
         for name in one.finding.affected:
             click.echo(f"  hits {name}")
-        if one.mended:
-            click.echo(f"  {one.mended}")
+        if one.mended or one.problem:
+            click.echo(f"  {one.mended or one.problem}")
     if problem:
         click.echo(problem, err=True)
     left = sum(not one.mended for one in told)

@@ -110,7 +110,7 @@ class Service:
             fsops.make_directory(settings.index_path.parent)
         presence.require(settings)
         with ExitStack() as opened:
-            store = store or stores.store(settings)
+            store = store or stores.store(settings, make=True)
             repository = stores.repository(settings, store, clock)
             opened.callback(repository.close)
             catalog = db.Catalog(settings.catalog_path)

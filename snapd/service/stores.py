@@ -7,11 +7,14 @@ from snapd.archive.backends import backend, directory, s3
 from snapd.service.settings import Settings
 
 
-def store(settings: Settings) -> backend.Backend:
-    """Return the archive's store. Raises errors.ArchiveUnreachable, errors.ArchiveRefused, errors.StorageFull."""
+def store(settings: Settings, *, make: bool = False) -> backend.Backend:
+    """Return the archive's store. A folder that isn't there is made by whoever may begin an archive, and by no tool.
+
+    Raises errors.ArchiveUnreachable, errors.ArchiveRefused, errors.StorageFull.
+    """
     if settings.bucket is not None:
         return s3.S3Backend(settings.bucket)
-    return directory.DirectoryBackend(settings.archive_path)
+    return directory.DirectoryBackend(settings.archive_path, make=make)
 
 
 def repository(settings: Settings, archive: backend.Backend, clock: clocks.Clock) -> repositories.Repository:

@@ -30,12 +30,14 @@ _ATTEMPTS: Final = 8
 class DirectoryBackend:
     """A backend.Backend on a folder."""
 
-    def __init__(self, root: pathlib.Path) -> None:
-        """Use the folder `root`, and make it if it isn't there."""
+    def __init__(self, root: pathlib.Path, *, make: bool = True) -> None:
+        """Use the folder `root`, made if it isn't there and may be; else errors.ArchiveUnreachable is raised."""
         self.settling = datetime.timedelta(0)
         self._root = root
         self._lock = threading.Lock()
         self._durable_folders = {root}
+        if not make and not root.is_dir():
+            raise errors.ArchiveUnreachable(problem=f"there is no folder {root}: is it mounted?")
         with backend.translated(str(root)):
             fsops.make_directory(root)
             # What an earlier process put there, and died before it was durable, is about to be relied on.

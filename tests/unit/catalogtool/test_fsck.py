@@ -1,5 +1,6 @@
 """`snapd-storage fsck` on the stores of a daemon at rest: it tells what is wrong, and mends what it may."""
 
+import errno
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ from snapd import clock as clocks
 from snapd import lockfile, model
 from snapd.__main__ import main
 from snapd.catalog import migrations
-from tests.unit.service import checker
+from tests.unit.service import checker, faults
 from tests.unit.service import world as worlds
 
 DATA = bytes(range(256)) * 512
@@ -281,3 +282,25 @@ def test_a_layer_that_is_half_merged_keeps_its_mark(subject: Subject) -> None:
     child.chmod(0o400)
     assert subject.found("--repair", "--images", code=0) == []
     assert (lower.stat().st_mode & 0o777, child.stat().st_mode & 0o777) == (0o600, 0o400)
+
+
+def test_what_can_not_be_mended_keeps_nothing_from_being_told_or_mended(subject: Subject) -> None:
+    first, second = (row["uid"] for row in subject.world.rows("SELECT uid FROM layers WHERE state = 'FROZEN'"))
+    for uid in (first, second):
+        subject.world.layer_path(uid).chmod(0o640)
+    with faults.observing(faults.fail(errno.EIO, "chmod", under=first)):
+        found = subject.found("--repair")
+    assert [one["kind"] for one in found] == ["LAYER_WRITABLE", "LAYER_WRITABLE"]
+    assert sorted((one["mended"], "Input/output error" in one["problem_mending"]) for one in found) == [
+        ("", True),
+        ("made read-only", False),
+    ]
+    assert len(subject.found()) == 1
+
+
+def test_the_folder_of_an_archive_that_is_away_is_not_made(subject: Subject) -> None:
+    archive = subject.world.settings.archive_path
+    archive.rename(archive.with_name("hidden"))
+    ended = subject.run()
+    assert (ended.exit_code, archive.exists()) == (8, False)
+    assert "is it mounted?" in ended.output
