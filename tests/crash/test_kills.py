@@ -13,6 +13,7 @@ import pytest
 
 from docs import steps_page
 from snapd import fsops
+from tests.crash import trial
 from tests.crash.conftest import GoThrough
 from tests.integration import running
 from tests.unit.archive import test_kills as archive_kills
@@ -113,9 +114,8 @@ SAMPLE = ("archive.after-manifest", "capture.before_commit", "fold.relinked", "r
 def daemon() -> Iterator[running.Daemon]:
     """Give a daemon that is yet to be started."""
     with tempfile.TemporaryDirectory(prefix="snapd-") as folder:
-        state, config = pathlib.Path(folder, "state"), pathlib.Path(folder, "config.toml")
-        config.write_text(f'state_dir = "{state}"\nrun_dir = "{state}/run"\narchive.catalog_backup_interval = "0s"\n')
-        daemon = running.Daemon(state, config)
+        state = pathlib.Path(folder, "state")
+        daemon = running.Daemon(state, trial.configuration(pathlib.Path(folder), state))
         try:
             yield daemon
         finally:

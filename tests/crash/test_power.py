@@ -17,7 +17,7 @@ import pytest
 
 from snapd import units
 from tests import filesystems
-from tests.crash import test_kills
+from tests.crash import test_kills, trial
 from tests.crash.conftest import GoThrough
 from tests.integration import running
 
@@ -39,7 +39,8 @@ class PoweredDaemon(running.Daemon):
 
     def __init__(self, folder: pathlib.Path, kind: str) -> None:
         self.disk = filesystems.FileSystem(folder, kind, _SIZE)
-        super().__init__(self.disk.place / "state")
+        state_dir = self.disk.place / "state"
+        super().__init__(state_dir, trial.configuration(folder, state_dir))
         self.log = folder / "daemon.log"
         self.cuts = 0
         self._guard: threading.Thread | None = None

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from tests.crash import trial
 from tests.crash.conftest import GoThrough
 from tests.integration import running
 
@@ -33,8 +34,9 @@ SAMPLE: Final = (("sync", 7), ("write", 60), ("name", 5), ("unlink", 3))
 class TracedDaemon(running.Daemon):
     """A daemon that the kernel kills as a thread of it enters the n-th call of a kind; once."""
 
-    def __init__(self, state_dir: pathlib.Path, calls: str, occurrence: int) -> None:
-        super().__init__(state_dir)
+    def __init__(self, folder: pathlib.Path, calls: str, occurrence: int) -> None:
+        state_dir = folder / "state"
+        super().__init__(state_dir, trial.configuration(folder, state_dir))
         # The tracer is the grandchild, so that signals and the exit status are the daemon's own.
         self._tracer = ["strace", "-D", "-f", "-qqq", "-o", "/dev/null"]
         self._tracer += ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=SIGKILL:when={occurrence}"]
@@ -49,7 +51,7 @@ def _killed(kind: str, occurrence: int, go_through: GoThrough) -> bool:
     if shutil.which("strace") is None:
         pytest.skip("strace is missing")
     with tempfile.TemporaryDirectory(prefix="snapd-") as folder:
-        daemon = TracedDaemon(pathlib.Path(folder, "state"), CALLS[kind], occurrence)
+        daemon = TracedDaemon(pathlib.Path(folder), CALLS[kind], occurrence)
         try:
             return go_through(daemon, [""], moment=f"system call {kind}:{occurrence}")
         finally:

@@ -4,6 +4,7 @@ Whatever ends the daemon, what was acknowledged has to be there when it is start
 """
 
 import contextlib
+import pathlib
 import signal
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,16 @@ from tests.unit.service import checker
 
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
 _STILL = (volumes.Volume.STATE_READY, volumes.Volume.STATE_SNAPSHOT_IN_PROGRESS)
+
+
+def configuration(folder: pathlib.Path, state_dir: pathlib.Path) -> pathlib.Path:
+    """Write a configuration into a folder and return it: all in `state_dir`, and no backups of the catalog.
+
+    Their recordings would pass the archive's points before those of snapshots do.
+    """
+    path = folder / "config.toml"
+    path.write_text(f'state_dir = "{state_dir}"\nrun_dir = "{state_dir}/run"\narchive.catalog_backup_interval = "0s"\n')
+    return path
 
 
 class Trial:
