@@ -65,16 +65,40 @@ class Loop:
         self._loop.close()
 
 
+class _Heard:
+    """The events of a connection, and whether it has ended; filled in the loop's thread, read in others."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.events: collections.deque[qmp.Message] = collections.deque(maxlen=_MOST_EVENTS)
+        self.ended = False
+        self.watching: asyncio.Task[None] | None = None
+        """Kept here, since a loop doesn't keep its tasks."""
+
+    def keep(self, event: qmp.Message) -> bool:
+        """Keep an event, and have the library keep nothing of it."""
+        with self.changed:
+            self.events.append(event)
+            self.changed.notify_all()
+        return False
+
+    async def watch(self, client: qmp.QMPClient) -> None:
+        """Note when the connection ends."""
+        while client.runstate is qmp.Runstate.RUNNING:
+            await client.runstate_changed()
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+
 class Session:
     """A connection to a monitor, after its greeting."""
 
-    def __init__(self, loop: Loop, client: qmp.QMPClient, name: str) -> None:
+    def __init__(self, loop: Loop, client: qmp.QMPClient, heard: _Heard, name: str) -> None:
         self._loop = loop
         self._client: qmp.QMPClient | None = client
+        self._heard = heard
         self._name = name
-        self._heard = threading.Condition()
-        self._events: collections.deque[qmp.Message] = collections.deque(maxlen=_MOST_EVENTS)
-        client.events.event_filter = self._hear
 
     @property
     def is_open(self) -> bool:
@@ -115,29 +139,25 @@ class Session:
     def wait_event(self, name: str, data: Mapping[str, object], *, timeout_s: float = COMMAND_S) -> None:
         """Wait until an event of that name was heard whose data has at least these items, and forget it.
 
-        Raises errors.StorageDaemonBusy if it isn't heard in time. Of events that nobody waited for, the last are kept.
+        Raises errors.StorageDaemonBusy if it isn't heard in time, errors.StorageDaemonGone if the connection ends. Of
+        events that nobody waits for, the last are kept.
         """
-        end = time.monotonic() + timeout_s
-        with self._heard:
+        heard, end = self._heard, time.monotonic() + timeout_s
+        with heard.changed:
             while True:
-                for event in self._events:
+                for event in heard.events:
                     if event["event"] == name and data.items() <= _data(event).items():
-                        self._events.remove(event)
+                        heard.events.remove(event)
                         return
-                if not self._heard.wait(end - time.monotonic()):
+                if heard.ended:
+                    raise errors.StorageDaemonGone(name=self._name, problem=f"it hung up before {name}")
+                if not heard.changed.wait(end - time.monotonic()):
                     raise errors.StorageDaemonBusy(name=self._name, problem=f"no {name} came within {timeout_s:g} s")
 
     def forget_events(self) -> None:
         """Forget all events that were heard: what is waited for next is yet to come."""
-        with self._heard:
-            self._events.clear()
-
-    def _hear(self, event: qmp.Message) -> bool:
-        """Keep an event, in the loop's thread, and have the library keep nothing of it."""
-        with self._heard:
-            self._events.append(event)
-            self._heard.notify_all()
-        return False
+        with self._heard.changed:
+            self._heard.events.clear()
 
     def close(self) -> None:
         """Hang up, so that the next client is served."""
@@ -179,7 +199,8 @@ def connect(loop: Loop, path: pathlib.Path, name: str, *, timeout_s: float = GRE
         raise errors.StorageDaemonGone(name=name, problem=f"{path}: {error.strerror or error}") from error
     connection.setblocking(False)
     try:
-        client = loop.run(_greeted(connection, name), max(0.0, end - time.monotonic()))
+        heard = _Heard()
+        client = loop.run(_greeted(connection, heard, name), max(0.0, end - time.monotonic()))
     except TimeoutError as error:
         connection.close()
         raise errors.StorageDaemonBusy(name=name, problem=f"no greeting came within {timeout_s:g} s") from error
@@ -189,11 +210,13 @@ def connect(loop: Loop, path: pathlib.Path, name: str, *, timeout_s: float = GRE
         if isinstance(cause, (OSError, EOFError)):
             raise errors.StorageDaemonGone(name=name, problem="it hung up before it greeted") from error
         raise errors.StorageDaemonRefused(name=name, command="a connection", problem=str(cause)) from error
-    return Session(loop, client, name)
+    return Session(loop, client, heard, name)
 
 
-async def _greeted(connection: socket.socket, name: str) -> qmp.QMPClient:
+async def _greeted(connection: socket.socket, heard: _Heard, name: str) -> qmp.QMPClient:
     client = qmp.QMPClient(name, readbuflen=_LONGEST_REPLY)
     client.logger = _silent
+    client.events.event_filter = heard.keep
     await client.connect(connection)
+    heard.watching = asyncio.create_task(heard.watch(client))
     return client
