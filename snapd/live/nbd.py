@@ -7,10 +7,14 @@ import dataclasses
 import pathlib
 import socket
 import struct
+import time
 
 from snapd import errors
 
 TIMEOUT_S = 5.0
+"""How long a server may take to take a request or to answer it."""
+_SHORTEST_WAIT_S = 0.001
+"""A time-out of nothing would be none at all."""
 
 _OLD_MAGIC = b"NBDMAGIC"
 _OPTION_MAGIC = b"IHAVEOPT"
@@ -56,6 +60,7 @@ class Client:
     def __init__(self, path: pathlib.Path, name: str, *, timeout_s: float = TIMEOUT_S) -> None:
         """Connect. Raises errors.StorageDaemonGone, StorageDaemonBusy, StorageDaemonRefused (no such export)."""
         self._name = name
+        self._timeout_s = timeout_s
         self._cookie = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.settimeout(timeout_s)
@@ -129,6 +134,7 @@ class Client:
 
     def _send(self, data: bytes) -> None:
         try:
+            self._socket.settimeout(self._timeout_s)
             self._socket.sendall(data)
         except TimeoutError as error:
             raise errors.StorageDaemonBusy(name=self._name, problem="its NBD server takes no request") from error
@@ -137,8 +143,10 @@ class Client:
 
     def _receive(self, length: int) -> bytes:
         received = bytearray()
+        end = time.monotonic() + self._timeout_s
         while len(received) < length:
             try:
+                self._socket.settimeout(max(_SHORTEST_WAIT_S, end - time.monotonic()))
                 piece = self._socket.recv(length - len(received))
             except TimeoutError as error:
                 raise errors.StorageDaemonBusy(name=self._name, problem="its NBD server doesn't answer") from error

@@ -2,19 +2,36 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from snapd.live import launcher, qmp
+from snapd.pool import layers as pools
 from tests.unit.live import world as worlds
+
+
+@contextmanager
+def _folder() -> Iterator[pathlib.Path]:
+    """Make a folder whose path is short enough for sockets, and that other accounts can go through."""
+    made = pathlib.Path(tempfile.mkdtemp(prefix="live-"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture
 def folder() -> Iterator[pathlib.Path]:
-    """A folder whose path is short enough for sockets."""
-    made = pathlib.Path(tempfile.mkdtemp(prefix="live-"))
-    yield made
-    shutil.rmtree(made)
+    """Make a folder of the test's own."""
+    with _folder() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[pools.Pool]:
+    """Make the pool of all tests: its many folders take longer than most of them."""
+    with _folder() as made:
+        yield pools.Pool(made / "pool", 0)
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +42,10 @@ def loop() -> Iterator[qmp.Loop]:
 
 
 @pytest.fixture
-def world(folder: pathlib.Path, loop: qmp.Loop) -> Iterator[worlds.World]:
+def world(folder: pathlib.Path, loop: qmp.Loop, pool: pools.Pool) -> Iterator[worlds.World]:
     """A pool, and storage daemons that are killed at the end."""
     if shutil.which(launcher.PROGRAM) is None:
         pytest.skip(f"{launcher.PROGRAM} isn't installed")
-    made = worlds.World(folder, loop)
+    made = worlds.World(folder, loop, pool)
     yield made
     made.close()

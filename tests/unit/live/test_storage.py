@@ -3,9 +3,7 @@ import os
 import signal
 import socket
 import stat
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 
 import pytest
 
@@ -15,47 +13,6 @@ from snapd.live import process as processes
 from snapd.qcow2.checking import check
 from snapd.qcow2.reading import image
 from tests.unit.live import world as worlds
-
-
-class _Load:
-    """A guest that writes numbers to disks by turns until it is told to stop."""
-
-    def __init__(self, daemon: storage.StorageDaemon, *volumes: worlds.Volume) -> None:
-        self._guests = [worlds.Guest(daemon.nbd_socket, volume.uid) for volume in volumes]
-        self._stop = threading.Event()
-        self._told = threading.Condition()
-        self.acknowledged = 0
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        with suppress(errors.StorageDaemonGone):
-            for number in itertools.count(1):
-                worlds.write_by_turn(self._guests, number)
-                self._tell(number)
-                if self._stop.is_set():
-                    return
-
-    def _tell(self, number: int) -> None:
-        with self._told:
-            self.acknowledged = number
-            self._told.notify_all()
-
-    def wait(self, more: int) -> None:
-        """Wait until so many further writes were acknowledged."""
-        with self._told:
-            target = self.acknowledged + more
-            assert self._told.wait_for(lambda: self.acknowledged >= target, 10)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            self._thread.join()
-            for guest in self._guests:
-                guest.close()
 
 
 def test_a_volume_is_read_and_written_and_keeps_what_was_acknowledged(world: worlds.World) -> None:
@@ -74,7 +31,7 @@ def test_a_volume_is_read_and_written_and_keeps_what_was_acknowledged(world: wor
 def test_each_frozen_layer_is_an_exact_prefix_of_the_acknowledged_writes(world: worlds.World, disks: int) -> None:
     volumes = [world.volume() for _ in range(disks)]
     daemon = world.start(*volumes)
-    load = _Load(daemon, *volumes)
+    load = worlds.Load(daemon, *volumes)
     acknowledged = []
     with load.running():
         for _ in range(8):
@@ -301,7 +258,7 @@ def test_a_disk_under_vhost_user_has_a_socket_of_its_own_and_is_flushed_beside_i
 def test_a_killed_process_leaves_every_acknowledged_write_and_no_errors(world: worlds.World) -> None:
     volume = world.volume()
     daemon = world.start(volume)
-    load = _Load(daemon, volume)
+    load = worlds.Load(daemon, volume)
     with load.running():
         load.wait(50)
         daemon.kill()

@@ -2,12 +2,14 @@
 
 import dataclasses
 import datetime
+import itertools
 import pathlib
+import threading
 import uuid
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 
-from snapd import model, units
+from snapd import errors, model, units
 from snapd.live import direct, graph, launcher, nbd, qmp, storage
 from snapd.live import process as processes
 from snapd.pool import layers as pools
@@ -47,10 +49,10 @@ class Volume:
 class World:
     """Everything of one test."""
 
-    def __init__(self, folder: pathlib.Path, loop: qmp.Loop) -> None:
+    def __init__(self, folder: pathlib.Path, loop: qmp.Loop, pool: pools.Pool) -> None:
         self.folder = folder
         self.loop = loop
-        self.pool = pools.Pool(folder / "pool", 0)
+        self.pool = pool
         self.launcher: launcher.Launcher = direct.Direct()
         self._daemons: list[storage.StorageDaemon] = []
 
@@ -158,6 +160,48 @@ def require_prefix(contents: Sequence[bytes], acknowledged: int) -> int:
 def write_by_turn(guests: Sequence[Guest], number: int) -> None:
     """Do the number-th write; disks have their turns."""
     assert guests[number % len(guests)].write(place(number) * BLOCK, stamp(number)) == 0
+
+
+class Load:
+    """A guest that writes numbers to disks by turns until it is told to stop."""
+
+    def __init__(self, daemon: storage.StorageDaemon, *volumes: Volume) -> None:
+        self._guests = [Guest(daemon.nbd_socket, volume.uid) for volume in volumes]
+        self._stop = threading.Event()
+        self._told = threading.Condition()
+        self.acknowledged = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with suppress(errors.StorageDaemonGone):
+            for number in itertools.count(1):
+                write_by_turn(self._guests, number)
+                self._tell(number)
+                if self._stop.is_set():
+                    return
+
+    def _tell(self, number: int) -> None:
+        with self._told:
+            self.acknowledged = number
+            self._told.notify_all()
+
+    def wait(self, more: int) -> None:
+        """Wait until so many further writes were acknowledged."""
+        with self._told:
+            target = self.acknowledged + more
+            assert self._told.wait_for(lambda: self.acknowledged >= target, 10)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Write as long as the block runs, or the storage daemon does."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join()
+            for guest in self._guests:
+                guest.close()
 
 
 def write(daemon: storage.StorageDaemon, volume: Volume, offset: int, data: bytes) -> None:
