@@ -61,7 +61,8 @@ class Direct:
             raise errors.StorageDaemonGone(name=plan.uid, problem=launcher.last_words(plan.folder))
         return found
 
-    def find(self, identity: processes.Identity) -> processes.Process | None:
+    def find(self, plan: launcher.Plan, identity: processes.Identity) -> processes.Process | None:
+        del plan
         return processes.find(identity)
 
     def _unprivileged(self) -> list[str]:

@@ -26,7 +26,6 @@ _FILTER = "v-"
 _GROUP = "t-"
 _EXPORT = "e-"
 _SIDE = "s-"
-_MARKER = "d-"
 
 
 class Way(enum.StrEnum):
@@ -109,7 +108,7 @@ def side_export(uid: str) -> str:
 
 def marker(uid: str) -> str:
     """Return the name of the object by which a storage daemon proves whose it is: a throttle group that nobody uses."""
-    return _name(_MARKER, uid)
+    return f"daemon-{uid}"
 
 
 def vhost_socket(uid: str) -> str:

@@ -2,10 +2,10 @@
 
 A storage daemon outlives us, and is found again by its identity. Its folder holds:
 
-    qmp.sock    where we, and nobody else, speak to it; one client at a time
-    nbd.sock    where hypervisors connect, if they are of the group
-    vhost/      sockets that it makes by itself, one for each export by vhost-user
-    log         what it says on standard error
+    monitor/qmp.sock    where we, and nobody else, speak to it; one client at a time
+    monitor/log         what it says on standard error, if it isn't the journal's
+    nbd.sock            where hypervisors connect, if they are of the group
+    vhost/              sockets that it makes by itself, one for each export by vhost-user
 """
 
 import dataclasses
@@ -44,9 +44,14 @@ class Folder:
     path: pathlib.Path
 
     @property
+    def monitor(self) -> pathlib.Path:
+        """The folder of what is ours alone."""
+        return self.path / "monitor"
+
+    @property
     def qmp(self) -> pathlib.Path:
         """Where we speak to it."""
-        return self.path / "qmp.sock"
+        return self.monitor / "qmp.sock"
 
     @property
     def nbd(self) -> pathlib.Path:
@@ -61,7 +66,7 @@ class Folder:
     @property
     def log(self) -> pathlib.Path:
         """What it says on standard error."""
-        return self.path / "log"
+        return self.monitor / "log"
 
     def require_short(self) -> None:
         """Raise errors.SocketPathUnusable if the path of a socket would be too long for the kernel."""
@@ -82,6 +87,7 @@ class Folder:
                 fsops.make_directory(folder, _FOLDER_MODE)
                 fsops.set_group(folder, clients_gid)
                 fsops.set_mode(folder, _FOLDER_MODE)
+            fsops.make_directory(self.monitor)
             # What the process makes in there gets the folder's group.
             fsops.set_mode(self.vhost, _FOLDER_MODE | stat.S_ISGID)
             for path in (self.qmp, self.nbd, self.log, *self.vhost.iterdir()):
@@ -95,7 +101,7 @@ class Folder:
         with fsops.translated(self.path):
             if not self.path.is_dir():
                 return
-            for folder in (self.vhost, self.path):
+            for folder in (self.vhost, self.monitor, self.path):
                 for path in folder.iterdir() if folder.is_dir() else ():
                     fsops.unlink(path, durable=False)
                 fsops.remove_directory(folder)
@@ -127,8 +133,8 @@ class Launcher(Protocol):
         """
         ...
 
-    def find(self, identity: processes.Identity) -> processes.Process | None:
-        """Return the very process that was started, or None if it has ended."""
+    def find(self, plan: Plan, identity: processes.Identity) -> processes.Process | None:
+        """Return the very process that was started by a plan, or None if it has ended."""
         ...
 
 

@@ -57,15 +57,21 @@ class Process:
 
     def terminate(self) -> None:
         """Ask it to end, as a service manager would; it closes its files in good order."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once, as a fault would."""
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it has not ended."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, number)
+
+    def detach(self) -> int:
+        """Give away the pidfd: it is the caller's to close, and this object is of no use any more."""
+        fd, self._fd = self._fd, -1
+        return fd
 
     def close(self) -> None:
         """Let go of it; it runs on. Nothing but its identity can be asked afterwards."""

@@ -293,7 +293,7 @@ def adopt(
 
     Raises errors.StorageDaemonBusy if it hangs, errors.StorageDaemonRefused if another one has its socket; it runs on.
     """
-    process = starter.find(identity)
+    process = starter.find(plan, identity)
     if process is None:
         return None
     daemon = StorageDaemon(loop, plan, process)

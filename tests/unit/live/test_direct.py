@@ -79,6 +79,7 @@ def test_only_we_reach_its_monitor_and_a_group_its_exports(world: worlds.World) 
     plan = world.plan()
     world.start(plan=plan)
     assert _mode(plan.folder.qmp) == 0o600
+    assert _mode(plan.folder.monitor) == 0o700
     assert _mode(plan.folder.nbd) == 0o660
     assert _mode(plan.folder.path) == 0o750
     assert _mode(plan.folder.vhost) == 0o2750

@@ -18,9 +18,8 @@ def test_names_fit_into_what_qemu_takes_and_give_the_uid_back() -> None:
             graph.throttle_group(uid),
             graph.export(uid),
             graph.side_export(uid),
-            graph.marker(uid),
         }
-        assert len(names) == 7
+        assert len(names) == 6
         assert all(len(name) <= 31 and name[0].isalpha() for name in names)
         assert graph.layer_of(graph.layer_node(uid)) == uid
         assert graph.disk_of(graph.filter_node(uid)) == uid

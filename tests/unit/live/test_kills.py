@@ -91,7 +91,7 @@ def _doomed(
     plan = world.plan()
     started = world.start(*volumes, plan=plan)
     started.close()
-    process = world.launcher.find(started.identity)
+    process = world.launcher.find(plan, started.identity)
     assert process is not None
     between = _Between(plan.folder.qmp, process, at, done=done)
     daemon = storage.StorageDaemon(world.loop, plan, process)

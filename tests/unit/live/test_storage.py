@@ -194,7 +194,8 @@ def test_limits_hold_at_once_and_can_be_lifted(world: worlds.World) -> None:
 def test_disks_come_and_go_and_share_the_layers_that_they_stand_on(world: worlds.World) -> None:
     base = world.layer()
     volume, other = world.volume(base), world.volume(base)
-    daemon = world.start(volume, other)
+    plan = world.plan()
+    daemon = world.start(volume, other, plan=plan)
     assert daemon.layers() == {volume.layers[0].uid, other.layers[0].uid, base.uid}
     with closing(worlds.Guest(daemon.nbd_socket, volume.uid)) as guest:
         daemon.remove(volume.uid, [layer.uid for layer in volume.layers])
@@ -206,6 +207,8 @@ def test_disks_come_and_go_and_share_the_layers_that_they_stand_on(world: worlds
     worlds.write(daemon, other, 0, b"b" * 512)
     daemon.remove(other.uid, [layer.uid for layer in other.layers])
     assert (daemon.exported(), daemon.layers()) == (set(), set())
+    objects = {entry["name"] for entry in daemon._ask("qom-list", {"path": "/objects"})}
+    assert objects == {"type", graph.marker(plan.uid)}
     daemon.add(world.disk(volume))
     assert worlds.read(daemon, volume, 0, 512) == bytes(512)
 
