@@ -17,9 +17,6 @@ import pathlib
 import uuid
 from collections.abc import Mapping, Sequence
 
-DEEPEST = 32
-"""Layers of a chain; a deeper one costs the guest's latency."""
-
 _LAYER = "l-"
 _FILE = "f-"
 _FILTER = "v-"

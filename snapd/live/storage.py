@@ -264,17 +264,21 @@ class StorageDaemon:
             self._open = None
 
 
-def start(loop: qmp.Loop, starter: launcher.Launcher, plan: launcher.Plan) -> StorageDaemon:
-    """Start a storage daemon that serves nothing yet, and hear it greet.
+def start(
+    loop: qmp.Loop, starter: launcher.Launcher, plan: launcher.Plan, disks: Iterable[graph.Disk] = ()
+) -> StorageDaemon:
+    """Start a storage daemon, and export disks by it.
 
-    Raises errors.StorageDaemonMissing, StorageDaemonGone (with its last words), StorageDaemonBusy, StorageFailed,
-    SocketPathUnusable; there is no process then.
+    Raises errors.StorageDaemonMissing, StorageDaemonGone (with its last words), StorageDaemonBusy,
+    StorageDaemonRefused, StorageFailed, SocketPathUnusable; there is no process then.
     """
     process = starter.start(plan)
     daemon = StorageDaemon(loop, plan, process)
     try:
         daemon.require_own()
         daemon.require_features()
+        for disk in disks:
+            daemon.add(disk)
     except errors.StorageDaemonGone as error:
         daemon.kill()
         daemon.close()

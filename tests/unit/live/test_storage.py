@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from snapd import errors, units
-from snapd.live import graph, storage
+from snapd.live import graph, qmp, storage
 from snapd.live import process as processes
 from snapd.qcow2.checking import check
 from snapd.qcow2.reading import image
@@ -267,3 +267,38 @@ def test_a_killed_process_leaves_every_acknowledged_write_and_no_errors(world: w
         daemon.kill()
     assert worlds.require_prefix([world.contents(volume.layers)], load.acknowledged)
     assert check.check(world.pool.path(volume.layers[0].uid)).corruptions == 0
+
+
+def test_what_was_not_answered_in_time_is_asked_for_again_without_harm(world: worlds.World) -> None:
+    volume = world.volume()
+    daemon = world.start(volume)
+    (overlay,) = world.overlays(volume).values()
+    os.kill(daemon.identity.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(errors.StorageDaemonBusy):
+            daemon._session().execute("blockdev-add", graph.overlay(world.described(overlay)), timeout_s=0.1)
+    finally:
+        os.kill(daemon.identity.pid, signal.SIGCONT)
+    # It was read and done, or it was thrown away when we hung up: both are well.
+    daemon.add_overlays([world.described(overlay)])
+    daemon.switch({volume.layers[0].uid: overlay.uid})
+    assert daemon.heads() == {volume.uid: overlay.uid}
+
+
+def test_two_storage_daemons_never_write_one_head_and_may_read_one_layer(world: worlds.World) -> None:
+    base = world.layer()
+    volume, other = world.volume(base), world.volume(base)
+    world.start(volume)
+    with pytest.raises(errors.StorageDaemonRefused, match="lock"):
+        world.start(volume)
+    assert len(world.start(other).layers()) == 2
+
+
+def test_of_disks_that_are_started_together_all_are_exported_or_no_process_is_left(world: worlds.World) -> None:
+    plan = world.plan()
+    volume, other = world.volume(), world.volume()
+    world.pool.path(other.layers[0].uid).unlink()
+    with pytest.raises(errors.StorageDaemonRefused, match="No such file"):
+        world.start(volume, other, plan=plan)
+    with pytest.raises(errors.StorageDaemonGone):
+        qmp.connect(world.loop, plan.folder.qmp, plan.uid)

@@ -68,9 +68,9 @@ class World:
         self.pool.create(made)
         return made
 
-    def volume(self, *below: model.Layer) -> Volume:
+    def volume(self, *below: model.Layer, size: int = SIZE) -> Volume:
         """Make a volume with an empty head on frozen layers, given from the top downwards."""
-        return Volume(str(uuid.uuid4()), [self.layer(below[0] if below else None), *below])
+        return Volume(str(uuid.uuid4()), [self.layer(below[0] if below else None, size), *below])
 
     def described(self, layer: model.Layer) -> graph.Layer:
         """Return a layer as the graph takes it."""
@@ -88,10 +88,8 @@ class World:
 
     def start(self, *volumes: Volume, plan: launcher.Plan | None = None) -> storage.StorageDaemon:
         """Start a storage daemon with volumes."""
-        daemon = self.keep(storage.start(self.loop, self.launcher, plan or self.plan()))
-        for volume in volumes:
-            daemon.add(self.disk(volume))
-        return daemon
+        disks = [self.disk(volume) for volume in volumes]
+        return self.keep(storage.start(self.loop, self.launcher, plan or self.plan(), disks))
 
     def overlays(self, *volumes: Volume) -> dict[str, model.Layer]:
         """Make an overlay for each volume, by the uid of its head."""
