@@ -23,7 +23,7 @@ from qemu import qmp
 
 from snapd import errors, units
 
-GREETING_S = 2.0
+GREETING_S = 5.0
 """How long a storage daemon may take to greet."""
 COMMAND_S = 5.0
 """How long it may take to answer a command."""

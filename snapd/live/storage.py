@@ -15,6 +15,8 @@ from snapd import errors
 from snapd.live import features, graph, launcher, nbd, qmp
 from snapd.live import process as processes
 
+START_S = 30.0
+"""How long a process may take from its start to its greeting."""
 SWITCH_S = 10.0
 """How long a transaction may take: requests that are under way are waited for."""
 STOP_S = 10.0
@@ -25,8 +27,11 @@ _log = logging.getLogger(__name__)
 class StorageDaemon:
     """A process of qemu-storage-daemon that serves a group of disks."""
 
-    def __init__(self, loop: qmp.Loop, plan: launcher.Plan, process: processes.Process) -> None:
-        """Take a process that was started or found; `start` and `adopt` do."""
+    def __init__(
+        self, loop: qmp.Loop, plan: launcher.Plan, process: processes.Process, *, greeting_s: float = qmp.GREETING_S
+    ) -> None:
+        """Take a process that `start` or `adopt` got hold of; greeting_s is how long it may take to greet."""
+        self.greeting_s = greeting_s
         self._loop = loop
         self._plan = plan
         self._process = process
@@ -59,7 +64,7 @@ class StorageDaemon:
     def _session(self) -> qmp.Session:
         if self._open is None or not self._open.is_open:
             try:
-                self._open = qmp.connect(self._loop, self._plan.folder.qmp, self._plan.uid)
+                self._open = qmp.connect(self._loop, self._plan.folder.qmp, self._plan.uid, timeout_s=self.greeting_s)
             except errors.StorageDaemonBusy as error:
                 if self._process.is_stopped():
                     raise errors.StorageDaemonBusy(name=self._plan.uid, problem="the process is stopped") from error
@@ -273,9 +278,10 @@ def start(
     StorageDaemonRefused, StorageFailed, SocketPathUnusable; there is no process then.
     """
     process = starter.start(plan)
-    daemon = StorageDaemon(loop, plan, process)
+    daemon = StorageDaemon(loop, plan, process, greeting_s=START_S)
     try:
         daemon.require_own()
+        daemon.greeting_s = qmp.GREETING_S
         daemon.require_features()
         for disk in disks:
             daemon.add(disk)
@@ -291,7 +297,12 @@ def start(
 
 
 def adopt(
-    loop: qmp.Loop, starter: launcher.Launcher, plan: launcher.Plan, identity: processes.Identity
+    loop: qmp.Loop,
+    starter: launcher.Launcher,
+    plan: launcher.Plan,
+    identity: processes.Identity,
+    *,
+    greeting_s: float = qmp.GREETING_S,
 ) -> StorageDaemon | None:
     """Take over a storage daemon that an earlier process of ours started; None if it has ended.
 
@@ -300,7 +311,7 @@ def adopt(
     process = starter.find(plan, identity)
     if process is None:
         return None
-    daemon = StorageDaemon(loop, plan, process)
+    daemon = StorageDaemon(loop, plan, process, greeting_s=greeting_s)
     try:
         daemon.require_own()
     except errors.StorageDaemonGone:
@@ -313,3 +324,25 @@ def adopt(
         daemon.close()
         raise
     return daemon
+
+
+def dismiss(loop: qmp.Loop, plan: launcher.Plan) -> bool:
+    """End a storage daemon that was started and never written down, and say whether there is none any more.
+
+    It is found by its socket, and ended only if it is the one of the plan's uid and serves nothing. Raises
+    errors.StorageDaemonBusy if somebody listens and doesn't greet, errors.StorageDaemonRefused if it isn't ours.
+    """
+    try:
+        session = qmp.connect(loop, plan.folder.qmp, plan.uid)
+    except errors.StorageDaemonGone:
+        return True
+    with closing(session), suppress(errors.StorageDaemonGone):
+        objects = {entry["name"] for entry in session.execute("qom-list", {"path": "/objects"})}
+        if graph.marker(plan.uid) not in objects:
+            raise errors.StorageDaemonRefused(
+                name=plan.uid, command="quit", problem="another storage daemon listens on its socket"
+            )
+        if session.execute("query-block-exports"):
+            return False
+        session.execute("quit")
+    return True

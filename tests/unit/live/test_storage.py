@@ -156,7 +156,7 @@ def test_a_qmp_socket_that_is_taken_gives_a_typed_error_and_io_goes_on(world: wo
         taken.connect(str(plan.folder.qmp))
         assert b"QMP" in taken.recv(4096)
         with pytest.raises(errors.StorageDaemonBusy, match="no greeting"):
-            storage.adopt(world.loop, world.launcher, plan, daemon.identity)
+            storage.adopt(world.loop, world.launcher, plan, daemon.identity, greeting_s=0.5)
         worlds.write(daemon, volume, 0, b"a" * 512)
     adopted = storage.adopt(world.loop, world.launcher, plan, daemon.identity)
     assert adopted is not None
@@ -168,12 +168,14 @@ def test_a_stopped_process_gives_a_typed_error_and_is_usable_once_it_goes_on(wor
     daemon = world.start(volume)
     os.kill(daemon.identity.pid, signal.SIGSTOP)
     try:
-        daemon._hang_up()  # so that the shorter time-out, the greeting's, is met
+        daemon._hang_up()
+        daemon.greeting_s = 0.5
         with pytest.raises(errors.StorageDaemonBusy, match="stopped"):
             daemon.heads()
         assert daemon.is_alive()
     finally:
         os.kill(daemon.identity.pid, signal.SIGCONT)
+    daemon.greeting_s = 10
     assert daemon.heads() == {volume.uid: volume.layers[0].uid}
 
 
@@ -302,3 +304,20 @@ def test_of_disks_that_are_started_together_all_are_exported_or_no_process_is_le
         world.start(volume, other, plan=plan)
     with pytest.raises(errors.StorageDaemonGone):
         qmp.connect(world.loop, plan.folder.qmp, plan.uid)
+
+
+def test_a_process_that_nobody_wrote_down_is_ended_if_it_is_ours_and_serves_nothing(world: worlds.World) -> None:
+    plan, busy, other = world.plan(), world.plan(), world.plan()
+    empty = world.start(plan=plan)
+    serving, stranger = world.start(world.volume(), plan=busy), world.start(plan=other)
+    for daemon in (empty, serving, stranger):
+        daemon._hang_up()
+    assert not storage.dismiss(world.loop, busy)
+    assert serving.is_alive()
+    assert storage.dismiss(world.loop, plan)
+    assert empty.wait(10)
+    assert storage.dismiss(world.loop, plan)
+    other.folder.qmp.rename(plan.folder.qmp)
+    with pytest.raises(errors.StorageDaemonRefused, match="another storage daemon"):
+        storage.dismiss(world.loop, plan)
+    assert stranger.is_alive()

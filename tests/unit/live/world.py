@@ -25,7 +25,10 @@ _WRITE = 1
 
 
 class Guest(nbd.Client):
-    """A client that reads and writes as well."""
+    """A client that reads and writes as well, and is patient with a busy disk."""
+
+    def __init__(self, path: pathlib.Path, name: str, *, timeout_s: float = 60.0) -> None:
+        super().__init__(path, name, timeout_s=timeout_s)
 
     def write(self, offset: int, data: bytes) -> int:
         """Write, and return the error that is answered, or 0."""
@@ -187,7 +190,7 @@ class Load:
         """Wait until so many further writes were acknowledged."""
         with self._told:
             target = self.acknowledged + more
-            assert self._told.wait_for(lambda: self.acknowledged >= target, 10)
+            assert self._told.wait_for(lambda: self.acknowledged >= target, 60)
 
     @contextmanager
     def running(self) -> Iterator[None]:
