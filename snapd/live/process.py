@@ -15,8 +15,6 @@ _STATE_FIELD = 0
 _START_FIELD = 19
 """Indexes of the fields 3 and 22 of proc(5)'s stat, counted behind the name in parentheses."""
 
-_ENDED = frozenset("ZXx")
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Identity:
@@ -94,7 +92,7 @@ def of_pid(pid: int) -> Process | None:
         return None
     fields = _stat(pid)
     found = None if fields is None else Process(Identity(boot_id(), pid, int(fields[_START_FIELD])), fd)
-    if found is None or fields is None or fields[_STATE_FIELD] in _ENDED or not found.is_alive():
+    if found is None or not found.is_alive():
         os.close(fd)
         return None
     return found

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from qemu import qmp
@@ -25,7 +26,7 @@ from snapd import errors, units
 
 GREETING_S = 5.0
 """How long a storage daemon may take to greet."""
-COMMAND_S = 5.0
+COMMAND_S = 10.0
 """How long it may take to answer a command."""
 
 _LONGEST_REPLY = 16 * units.MIB
@@ -37,8 +38,7 @@ _GRACE_S = 1.0
 _Result = TypeVar("_Result")
 
 _silent = logging.getLogger(f"{__name__}.library")
-_silent.addHandler(logging.NullHandler())
-_silent.propagate = False  # what goes wrong is raised, and logged by whoever can say what it means
+_silent.setLevel(logging.CRITICAL + 1)  # what goes wrong is raised, and logged by whoever can say what it means
 
 
 class Loop:
@@ -217,6 +217,14 @@ async def _greeted(connection: socket.socket, heard: _Heard, name: str) -> qmp.Q
     client = qmp.QMPClient(name, readbuflen=_LONGEST_REPLY)
     client.logger = _silent
     client.events.event_filter = heard.keep
+    # The library takes an event that comes within its own negotiation for the answer.
+    client.negotiate = False
     await client.connect(connection)
+    try:
+        await client.execute("qmp_capabilities")
+    except BaseException:
+        with suppress(Exception):
+            await client.disconnect()
+        raise
     heard.watching = asyncio.create_task(heard.watch(client))
     return client

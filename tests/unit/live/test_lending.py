@@ -45,6 +45,7 @@ def _opens(path: pathlib.Path) -> str:
 
 
 def test_what_is_lent_is_the_accounts_until_it_is_taken_back(file: pathlib.Path) -> None:
+    lending.lend(file, NOBODY, lending.READ)
     lending.lend(file, NOBODY, lending.READ | lending.WRITE)
     assert lending.lent(file, NOBODY) == lending.READ | lending.WRITE
     assert lending.lent(file, NOBODY - 1) == 0

@@ -215,6 +215,16 @@ def test_disks_come_and_go_and_share_the_layers_that_they_stand_on(world: worlds
     assert worlds.read(daemon, volume, 0, 512) == bytes(512)
 
 
+def test_a_disk_goes_while_requests_of_its_guest_are_under_way(world: worlds.World) -> None:
+    volume = world.volume()
+    daemon = world.start(volume)
+    daemon.set_limits(volume.uid, graph.Limits(iops=1))
+    with closing(worlds.Guest(daemon.nbd_socket, volume.uid)) as guest:
+        guest.send_reads(10)
+        daemon.remove(volume.uid, [layer.uid for layer in volume.layers])
+    assert (daemon.exported(), daemon.layers()) == (set(), set())
+
+
 def test_a_disk_that_can_not_be_exported_as_asked_leaves_nothing_behind(world: worlds.World) -> None:
     volume = world.volume(world.layer())
     daemon = world.start()

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import itertools
 import pathlib
+import struct
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,10 @@ class Guest(nbd.Client):
     def write(self, offset: int, data: bytes) -> int:
         """Write, and return the error that is answered, or 0."""
         return self.ask(_WRITE, offset, len(data), data)[0]
+
+    def send_reads(self, count: int) -> None:
+        """Ask for the first sector many times, and wait for no answer."""
+        self._send(struct.pack(">IHHQQI", 0x25609513, 0, _READ, 0, 0, units.SECTOR) * count)
 
     def read(self, offset: int, length: int) -> bytes:
         """Read."""
