@@ -7,7 +7,7 @@ and the next session looks. Who calls holds the group's mutex: a process has one
 
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
@@ -104,8 +104,7 @@ class StorageDaemon:
 
     def require_own(self) -> None:
         """Raise errors.StorageDaemonRefused if the process that listens isn't the one of this uid."""
-        objects = {entry["name"] for entry in self._ask("qom-list", {"path": "/objects"})}
-        if graph.marker(self._plan.uid) not in objects:
+        if not self._has_object(graph.marker(self._plan.uid)):
             raise self._refusal("adoption", "another storage daemon listens on its socket")
 
     def require_features(self) -> None:
@@ -120,24 +119,28 @@ class StorageDaemon:
     def add(self, disk: graph.Disk) -> None:
         """Export a disk, and look at the export as a hypervisor would; what is there already is kept.
 
-        If it can't be done, what was added is taken out again, as far as the process answers.
+        If it can't be done, what was added is taken out again, as far as the process answers; a disk that was there
+        before is left to its guest.
         """
+        nodes = self._nodes()
         try:
-            self._add(disk)
+            self._add(disk, nodes)
             self._verify(disk)
         except errors.SnapdError:
-            with suppress(errors.SnapdError):
-                self.remove(disk.uid, [layer.uid for layer in disk.chain])
+            if graph.filter_node(disk.uid) not in nodes:
+                with suppress(errors.SnapdError):
+                    self.remove(disk.uid, [layer.uid for layer in disk.chain])
             raise
 
-    def _add(self, disk: graph.Disk) -> None:
-        nodes = self._nodes()
+    def _add(self, disk: graph.Disk, nodes: Container[str]) -> None:
         for arguments in graph.chain(disk):
             if arguments["node-name"] not in nodes:
                 self._ask("blockdev-add", arguments)
         if graph.filter_node(disk.uid) not in nodes:
-            self._forget_group(disk.uid)
-            self._ask("object-add", graph.group(disk))
+            if self._has_object(graph.throttle_group(disk.uid)):
+                self.set_limits(disk.uid, disk.limits)
+            else:
+                self._ask("object-add", graph.group(disk))
             self._ask("blockdev-add", graph.fixed_filter(disk))
         there = {export["id"] for export in self._ask("query-block-exports")}
         for arguments in graph.exports(disk, self._plan.folder.vhost):
@@ -157,12 +160,17 @@ class StorageDaemon:
 
     def remove(self, uid: str, layers: Sequence[str]) -> None:
         """End a disk's exports and close its layers, named from the top downwards; what others stand on stays open."""
+        limited = self._has_object(graph.throttle_group(uid))
+        if limited:
+            # An export ends with the last request of its guest, and those keep to the limits.
+            self.set_limits(uid, graph.Limits())
         for export in (graph.export(uid), graph.side_export(uid)):
             self._end_export(export)
         nodes = self._nodes()
         if graph.filter_node(uid) in nodes:
             self._ask("blockdev-del", {"node-name": graph.filter_node(uid)})
-        self._forget_group(uid)
+        if limited:
+            self._ask("object-del", {"id": graph.throttle_group(uid)})
         self.withdraw(layers)
 
     def _end_export(self, export: str) -> None:
@@ -178,10 +186,8 @@ class StorageDaemon:
             return  # it ended between the two questions
         session.wait_event("BLOCK_EXPORT_DELETED", {"id": export})
 
-    def _forget_group(self, uid: str) -> None:
-        name = graph.throttle_group(uid)
-        if name in {entry["name"] for entry in self._ask("qom-list", {"path": "/objects"})}:
-            self._ask("object-del", {"id": name})
+    def _has_object(self, name: str) -> bool:
+        return name in {entry["name"] for entry in self._ask("qom-list", {"path": "/objects"})}
 
     def set_limits(self, uid: str, limits: graph.Limits) -> None:
         """Change what a guest may do in a second, at once."""

@@ -238,6 +238,11 @@ def test_a_disk_that_can_not_be_exported_as_asked_leaves_nothing_behind(world: w
         assert (daemon.exported(), daemon.layers()) == (set(), set())
     daemon.add(disk)
     assert daemon.exported() == {volume.uid}
+    with closing(worlds.Guest(daemon.nbd_socket, volume.uid)) as guest:
+        daemon.add(disk)
+        with pytest.raises(errors.StorageDaemonRefused):
+            daemon.add(larger)
+        assert guest.read(0, 512) == bytes(512)  # it keeps the disk that it has
 
 
 def test_a_snapshot_is_looked_into_and_can_not_be_written(world: worlds.World) -> None:
