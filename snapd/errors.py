@@ -526,7 +526,7 @@ class StorageDaemonMissing(FailedPrecondition):
 
     reason = "STORAGE_DAEMON_MISSING"
     summary = "volumes can't be attached: {problem}"
-    advice = "Install qemu-storage-daemon, 7.2 or newer (on Debian and Ubuntu it is in qemu-system-common), then retry."
+    advice = "Install qemu-storage-daemon, 7.2 or newer (on Debian 12 it is in qemu-system-common), then retry."
     problem: str
 
 
