@@ -18,10 +18,10 @@ _PIECE = 256 * units.KIB
 
 
 @pytest.fixture
-def small(folder: pathlib.Path, loop: qmp.Loop, world: worlds.World) -> Iterator[worlds.World]:
+def small(folder: pathlib.Path, tmp_path: pathlib.Path, loop: qmp.Loop, world: worlds.World) -> Iterator[worlds.World]:
     """Have a pool that is smaller than the disks in it."""
     del world  # it skips what can't be tried here
-    made = filesystems.FileSystem(folder, "ext4", _ROOM)
+    made = filesystems.FileSystem(tmp_path, "ext4", _ROOM)
     full = worlds.World(folder, loop, pools.Pool(made.place / "pool", 0))
     yield full
     full.close()
