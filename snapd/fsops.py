@@ -374,3 +374,17 @@ def set_mode(path: pathlib.Path, mode: int, *, durable: bool = False) -> None:
             fsync(fd)
         finally:
             os.close(fd)
+
+
+def set_owner(path: pathlib.Path, uid: int, gid: int) -> None:
+    """Change who owns a file, following no link; -1 leaves the user or the group as it is."""
+    operation = _announce("chown", path)
+    os.chown(path, uid, gid, follow_symlinks=False)
+    _made(operation)
+
+
+def set_attribute(path: pathlib.Path, name: str, value: bytes) -> None:
+    """Set an extended attribute of a file, following no link."""
+    operation = _announce("setxattr", path, length=len(value))
+    os.setxattr(path, name, value, follow_symlinks=False)
+    _made(operation)

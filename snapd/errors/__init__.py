@@ -16,12 +16,13 @@
 Every concrete class has a `reason` (stable, UPPER_SNAKE, part of the API), a `summary` (a template over its fields) and
 an `advice` (what the caller does about it). Nothing here knows of status codes: the RPC layer maps the branches above.
 
-    tree      the root and the branches
-    requests  what is wrong with a request
-    states    what has to change first
-    stores    limits and stores
-    starting  what keeps the daemon from starting
-    disasters what is lost
+    tree       the root and the branches
+    requests   what is wrong with a request
+    states     what has to change first
+    stores     limits and stores
+    starting   what keeps the daemon from starting
+    disasters  what is lost
+    guests     volumes that guests use
 """
 
 from snapd.errors.disasters import (
@@ -30,6 +31,12 @@ from snapd.errors.disasters import (
     CatalogPresent,
     CatalogRebuilt,
     PoolMissing,
+)
+from snapd.errors.guests import (
+    StorageDaemonBusy,
+    StorageDaemonGone,
+    StorageDaemonMissing,
+    StorageDaemonRefused,
 )
 from snapd.errors.requests import (
     AlreadyExists,
@@ -139,6 +146,10 @@ __all__ = [
     "SocketPathUnusable",
     "StartupError",
     "StateDirectoryBusy",
+    "StorageDaemonBusy",
+    "StorageDaemonGone",
+    "StorageDaemonMissing",
+    "StorageDaemonRefused",
     "StorageFailed",
     "StorageFull",
     "TooManyCalls",
