@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from qemu import qmp
+from qemu.qmp import qmp_client
 
 from snapd import errors, units
 
@@ -32,6 +33,8 @@ COMMAND_S = 10.0
 _LONGEST_REPLY = 16 * units.MIB
 _MOST_EVENTS = 1024
 _FAREWELL_S = 1.0
+_GREETINGS = 3
+"""Connections that are made until one is greeted. Answers that were given up are sent to whoever connects next."""
 _GRACE_S = 1.0
 """How much later than the loop's own time-outs a thread stops waiting for the loop."""
 
@@ -187,6 +190,21 @@ def connect(loop: Loop, path: pathlib.Path, name: str, *, timeout_s: float = GRE
     the process hangs or is stopped, or somebody else has the socket; errors.StorageDaemonRefused if it isn't QMP.
     """
     end = time.monotonic() + timeout_s
+    for _ in range(_GREETINGS - 1):
+        with suppress(_NotGreeted):
+            return _connect(loop, path, name, end, timeout_s)
+    try:
+        return _connect(loop, path, name, end, timeout_s)
+    except _NotGreeted as error:
+        raise errors.StorageDaemonRefused(name=name, command="a connection", problem=str(error)) from error
+
+
+class _NotGreeted(Exception):
+    """Something else came first: an answer to who had the socket before and had hung up, or it isn't QMP."""
+
+
+def _connect(loop: Loop, path: pathlib.Path, name: str, end: float, timeout_s: float) -> Session:
+    """Raises as `connect` does, and _NotGreeted."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.settimeout(timeout_s)
@@ -207,6 +225,8 @@ def connect(loop: Loop, path: pathlib.Path, name: str, *, timeout_s: float = GRE
     except (qmp.QMPError, OSError, EOFError) as error:
         connection.close()
         cause = error.exc if isinstance(error, qmp.ConnectError) else error
+        if isinstance(cause, qmp_client.GreetingError):
+            raise _NotGreeted(str(cause)) from error
         if isinstance(cause, (OSError, EOFError)):
             raise errors.StorageDaemonGone(name=name, problem="it hung up before it greeted") from error
         raise errors.StorageDaemonRefused(name=name, command="a connection", problem=str(cause)) from error

@@ -49,8 +49,8 @@ def test_what_a_daemon_backed_up_is_its_catalog(folder: pathlib.Path, archive_co
     daemon = running.Daemon(state, config)
     with ExitStack() as stack:
         stack.callback(daemon.kill)
-        archived = stack.enter_context(opening.opened(config, None, None)).of(HOST)
         daemon.start()
+        archived = stack.enter_context(opening.opened(config, None, None)).of(HOST)
         client = stack.enter_context(daemon.client())
         request = environments.CreateEnvironmentRequest(environment_id="blue", environment=environments.Environment())
         client.environments.CreateEnvironment(request)

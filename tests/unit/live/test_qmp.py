@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -20,20 +20,26 @@ GREETING = (
 
 @contextmanager
 def _serving(path: pathlib.Path, serve: Callable[[socket.socket], None]) -> Iterator[None]:
-    """Have one client of a socket served by a function, as a storage daemon that misbehaves would."""
+    """Have the clients of a socket served by a function, one by one, as a storage daemon that misbehaves would."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
 
         def run() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                serve(connection)
+            # Until the socket is shut down.
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection, suppress(ConnectionError):
+                        serve(connection)
 
         thread = threading.Thread(target=run)
         thread.start()
-        yield
-        thread.join()
+        try:
+            yield
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def _greet(connection: socket.socket) -> None:
@@ -133,6 +139,25 @@ def test_what_is_no_qmp_gives_a_typed_error(folder: pathlib.Path, loop: qmp.Loop
         pytest.raises((errors.StorageDaemonRefused, errors.StorageDaemonGone)),
     ):
         qmp.connect(loop, folder / "qmp.sock", "one")
+
+
+def test_an_answer_to_who_hung_up_before_is_not_taken_for_a_greeting(folder: pathlib.Path, loop: qmp.Loop) -> None:
+    served = 0
+
+    def serve(connection: socket.socket) -> None:
+        nonlocal served
+        served += 1
+        if served == 1:
+            connection.sendall(b'{"return": {}, "id": "__qmp#00007"}\r\n')
+        else:
+            _greet(connection)
+        _hold(connection)
+
+    with _serving(folder / "qmp.sock", serve):
+        session = qmp.connect(loop, folder / "qmp.sock", "one")
+        assert session.is_open
+        session.close()
+    assert served == 2
 
 
 @pytest.mark.parametrize("answer", [b"[1, 2]\r\n", b"nonsense\r\n", b'{"error": {"class": "A", "desc": "b"}}\r\n'])

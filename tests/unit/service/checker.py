@@ -8,7 +8,7 @@ import subprocess
 
 from snapd.archive import repository as repositories
 from snapd.archive.backends import directory
-from snapd.catalog import layers
+from snapd.catalog import layers, points
 from snapd.pool import layers as pools
 from snapd.service.settings import Settings
 
@@ -23,13 +23,14 @@ def check_at_rest(settings: Settings) -> None:
 
 
 def is_settled(settings: Settings) -> bool:
-    """Say whether a service, which may run, has nothing left to do: no open intents, nothing to remove or to fold."""
+    """Say whether a service, which may run, has nothing left to do: no intents, nothing to remove, fold or merge."""
     with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         busy = connection.execute(
             "SELECT 1 FROM intents UNION ALL SELECT 1 FROM layers WHERE state NOT IN ('HEAD', 'FROZEN')"
         ).fetchone()
-        return busy is None and not any(layers.foldable(connection, uid) for uid in layers.frozen_uids(connection))
+        foldable = any(layers.foldable(connection, uid) for uid in layers.frozen_uids(connection))
+        return busy is None and not foldable and not points.mergeable(connection)
 
 
 def fingerprint(settings: Settings) -> dict[str, object]:
