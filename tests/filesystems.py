@@ -113,6 +113,9 @@ def why_not(kind: str) -> str:
         return "there are no loop devices"
     if shutil.which(_MAKE[kind][0]) is None:
         return f"{_MAKE[kind][0]} is missing"
+    mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    if not any(line.split()[4] == "/" for line in mounts):
+        return "the root isn't mounted by itself, so that mounts can't be kept private"
     known = pathlib.Path("/proc/filesystems").read_text().split()
     return "" if kind in known else f"the kernel has no {kind}"
 
