@@ -17,6 +17,7 @@ STEPS: tuple[str, ...] = (
     schema.CHECKS,
     schema.UPKEEP,
     schema.RECOVERED,
+    schema.LIVE,
 )
 """Step n takes schema n to schema n + 1. Released steps are never changed."""
 

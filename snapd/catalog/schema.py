@@ -226,3 +226,36 @@ ALTER TABLE snapshots ADD COLUMN archive_deduplicated_bytes INTEGER NOT NULL DEF
 ALTER TABLE snapshots ADD COLUMN archive_new_bytes INTEGER NOT NULL DEFAULT 0;
 """
 """Schema 4: snapshots tell what archiving them took."""
+
+LIVE = """
+-- Processes that serve attached volumes and snapshots, one for each group.
+CREATE TABLE storage_daemons (
+    uid TEXT PRIMARY KEY,              -- also the name of the folder of its sockets, and of its unit
+    instance TEXT NOT NULL,            -- whose volumes it serves, or '' for the only disk of nobody
+    environment_uid TEXT NOT NULL,     -- instances of two environments are never one group
+    launcher TEXT NOT NULL,            -- model.Launcher: who started it has to look for it
+    generation INTEGER NOT NULL,       -- counts its starts; its sockets are the same in all of them
+    boot TEXT NOT NULL,                -- boot id of the kernel that ran it; '' until it is started
+    pid INTEGER,
+    start_ticks INTEGER                -- field 22 of /proc/<pid>/stat: with boot and pid, one process for all time
+) STRICT;
+CREATE INDEX storage_daemons_by_instance ON storage_daemons (environment_uid, instance) WHERE instance != '';
+
+-- Volumes, and snapshots to look into, that are lent to somebody.
+CREATE TABLE attachments (
+    uid TEXT PRIMARY KEY,
+    volume_uid TEXT UNIQUE REFERENCES volumes,  -- NULL: it is a snapshot's
+    snapshot_uid TEXT,                 -- NULL: it is a volume's
+    storage_daemon TEXT NOT NULL REFERENCES storage_daemons,
+    way TEXT NOT NULL,                 -- model.AttachmentWay
+    state TEXT NOT NULL,               -- model.AttachmentState, but for STALLED
+    read_only INTEGER NOT NULL,
+    writethrough INTEGER NOT NULL,     -- 1: no write is answered before it is durable
+    limits TEXT NOT NULL,              -- JSON of model.Limits
+    top TEXT REFERENCES layers,        -- a snapshot's layer; NULL: it is a volume's, which has its head
+    created_us INTEGER NOT NULL
+) STRICT;
+CREATE INDEX attachments_by_daemon ON attachments (storage_daemon);
+CREATE INDEX attachments_by_top ON attachments (top) WHERE top IS NOT NULL;
+"""
+"""Schema 8: volumes are lent to guests."""

@@ -56,7 +56,17 @@ def _go_on_behind(tx: db.Transaction, evidence: evidences.Evidence) -> None:
 
 
 def _replace(tx: db.Transaction, rows: joining.Rows) -> None:
-    for table in ("intents", "uploads", "snapshots", "volumes", "layers", "environments"):
+    # Nobody knows whether what was attached still is; who has a file open is told by the locks on it.
+    for table in (
+        "attachments",
+        "storage_daemons",
+        "intents",
+        "uploads",
+        "snapshots",
+        "volumes",
+        "layers",
+        "environments",
+    ):
         tx.execute(f"DELETE FROM {table}")
     # Points stay, since their deltas go with them.
     kept = json.dumps([point.uid for point in rows.points])
