@@ -5,14 +5,17 @@ dataclasses and knows nothing of how they are used.
 """
 
 import dataclasses
+import grp
 import os
 import pathlib
+import pwd
 import re
 import tomllib
 
-from snapd import errors, units
+from snapd import errors, model, units
 from snapd import tomlvalues as values
 from snapd.archive.backends import s3settings
+from snapd.live import launcher
 from snapd.service import settings
 
 DEFAULT_PATH = pathlib.Path("/etc/snapd-storage/config.toml")
@@ -21,6 +24,7 @@ RUN_DIRECTORY = pathlib.Path("/run/snapd-storage")
 SOCKET_NAME = "snapd-storage.sock"
 
 _GROUP = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
+_PROGRAM = re.compile(r"/?[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*")
 _MODE = re.compile(r"0[0-7]{3}")
 _URL = re.compile(r"(https?://[A-Za-z0-9.\[\]:_-]+/?)?")
 _BUCKET = re.compile(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?")
@@ -106,7 +110,7 @@ def _build(reader: values.Reader, state_dir: pathlib.Path, run_dir: pathlib.Path
     return Config(
         state_dir=state_dir,
         listeners=_listeners(reader, run_dir),
-        settings=_settings(reader, state_dir),
+        settings=_settings(reader, state_dir, run_dir),
         log_format=reader.choice("log.format", ("json", "console")),
         log_level=reader.choice("log.level", ("info", "debug", "warning", "error")),
         unary_calls=reader.integer("limits.unary_calls", 256, 1, 10_000),
@@ -117,7 +121,7 @@ def _build(reader: values.Reader, state_dir: pathlib.Path, run_dir: pathlib.Path
     )
 
 
-def _settings(reader: values.Reader, state_dir: pathlib.Path) -> settings.Settings:
+def _settings(reader: values.Reader, state_dir: pathlib.Path, run_dir: pathlib.Path) -> settings.Settings:
     pool_path = reader.path("pool.path", state_dir / "pool")
     return settings.Settings(
         pool_path=pool_path,
@@ -142,7 +146,44 @@ def _settings(reader: values.Reader, state_dir: pathlib.Path) -> settings.Settin
         retry_longest=reader.duration("archiver.retry_longest", "1h", "100ms", "7d"),
         catalog_path=state_dir / "catalog.sqlite3",
         index_path=state_dir / "archive-index.sqlite3",
+        live=_live(reader, run_dir),
     )
+
+
+def _live(reader: values.Reader, run_dir: pathlib.Path) -> settings.LiveSettings:
+    """Return how attached volumes are served."""
+    starter = model.Launcher(reader.choice("live.launcher", ("direct", "systemd")).upper())
+    name = reader.matching("live.account", "", _GROUP, "the name of an account")
+    account = _account(reader, name) if name else None
+    if starter is model.Launcher.SYSTEMD and account is None:
+        raise reader.refusal("live.account", "must be set, to the account that the unit names, since systemd starts it")
+    if starter is model.Launcher.DIRECT and account is not None and os.geteuid() != 0:
+        raise reader.refusal("live.account", "can be given to processes by root only, or by systemd: live.launcher")
+    return settings.LiveSettings(
+        # Beside the folder that goes with the daemon's unit, since what is in it outlives the daemon.
+        exports_path=reader.path("live.exports", run_dir.with_name(f"{run_dir.name}-exports")),
+        launcher=starter,
+        program=reader.matching("live.program", launcher.PROGRAM, _PROGRAM, "the name of a program, or its path"),
+        account=account,
+        clients_gid=_gid(reader, "live.group"),
+    )
+
+
+def _account(reader: values.Reader, name: str) -> launcher.Account:
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError as error:
+        raise reader.refusal("live.account", f"there is no account {name}") from error
+    return launcher.Account(found.pw_uid, found.pw_gid)
+
+
+def _gid(reader: values.Reader, key: str) -> int:
+    """Return the number of a group, or -1 if none is named."""
+    name = reader.matching(key, "", _GROUP, "the name of a group")
+    try:
+        return grp.getgrnam(name).gr_gid if name else -1
+    except KeyError as error:
+        raise reader.refusal(key, f"there is no group {name}") from error
 
 
 def _bucket(reader: values.Reader, state_dir: pathlib.Path) -> s3settings.S3Settings | None:

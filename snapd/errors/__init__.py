@@ -37,6 +37,7 @@ from snapd.errors.guests import (
     StorageDaemonGone,
     StorageDaemonMissing,
     StorageDaemonRefused,
+    VolumeAttached,
 )
 from snapd.errors.requests import (
     AlreadyExists,
@@ -156,5 +157,6 @@ __all__ = [
     "Unavailable",
     "UploadIncomplete",
     "UploadOffset",
+    "VolumeAttached",
     "WrongState",
 ]

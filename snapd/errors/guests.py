@@ -47,3 +47,13 @@ class StorageDaemonRefused(Unavailable):
     name: str
     command: str
     problem: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class VolumeAttached(FailedPrecondition):
+    """A guest may be writing the volume, and what was asked for needs it to itself."""
+
+    reason = "VOLUME_ATTACHED"
+    summary = "{name} is attached: a guest may be writing it"
+    advice = "Detach it first: DetachVolume. It has to stay detached until the call has ended."
+    name: str

@@ -26,16 +26,17 @@ _BACKLOG = 64
 class Direct:
     """Starts detached processes."""
 
-    def __init__(self, account: launcher.Account | None = None) -> None:
+    def __init__(self, account: launcher.Account | None = None, program: str = launcher.PROGRAM) -> None:
         """Have them run under an account, which only root can give; None: under our own, without its privileges."""
         self._account = account
+        self._program = program
 
     @property
     def account(self) -> launcher.Account | None:
         return self._account
 
     def start(self, plan: launcher.Plan) -> processes.Process:
-        command = [*self._unprivileged(), launcher.require_program()]
+        command = [*self._unprivileged(), launcher.require_program(self._program)]
         plan.folder.make(self._account, plan.clients_gid)
         with ExitStack() as stack, fsops.translated(plan.folder.path):
             qmp = stack.enter_context(_listen(plan.folder.qmp, -1, _PRIVATE))

@@ -138,11 +138,11 @@ class Launcher(Protocol):
         ...
 
 
-def require_program() -> str:
-    """Return the path of QEMU's storage daemon. Raises errors.StorageDaemonMissing."""
-    found = shutil.which(PROGRAM)
+def require_program(program: str = PROGRAM) -> str:
+    """Return the path of QEMU's storage daemon, by its name or its path. Raises errors.StorageDaemonMissing."""
+    found = shutil.which(program)
     if found is None:
-        raise errors.StorageDaemonMissing(problem=f"{PROGRAM} isn't on PATH")
+        raise errors.StorageDaemonMissing(problem=f"{program} isn't {'there' if '/' in program else 'on PATH'}")
     return found
 
 

@@ -69,7 +69,7 @@ class Checks:
         """Begin to check a detached volume; it can't be written until the check is closed.
 
         `mend` has leaks and wrong refcounts of the head repaired. Raises errors.NotFound, errors.WrongState,
-        errors.StorageFull, errors.StorageFailed.
+        errors.VolumeAttached, errors.StorageFull, errors.StorageFailed.
         """
         core = self._core
         name = names.volume(environment_id, volume_id)

@@ -11,7 +11,7 @@ from snapd import clock as clocks
 from snapd import errors, model, pace
 from snapd.archive import manifest as manifests
 from snapd.archive import repository as repositories
-from snapd.catalog import db, layers, operations, pauses, snapshots
+from snapd.catalog import attachments, db, layers, operations, pauses, snapshots, volumes
 from snapd.copier import control as controls
 from snapd.pool import layers as pools
 from snapd.pool import pins as pinning
@@ -173,12 +173,24 @@ class Core:
                     yield below
                     return
 
+    def require_detached(self, volume_uid: str) -> None:
+        """Raise errors.VolumeAttached while a storage daemon may have a volume's head open: its file is stale then."""
+        reader = self.catalog.reader()
+        found = attachments.of_volume(reader, volume_uid)
+        if found is not None and found.state is not model.AttachmentState.CRASHED:
+            volume = volumes.by_uid(reader, volume_uid)
+            assert volume is not None
+            raise errors.VolumeAttached(name=names.volume(volume.environment, volume.id))
+
     @contextmanager
     def chain(self, top: str, *, past_cache: bool = False) -> Iterator[chains.Chain]:
         """Open the disk that a layer shows, pinned for the length of a block; `past_cache` if it is read but once.
 
-        Raises LayerGone, errors.Corrupt.
+        Raises LayerGone, errors.Corrupt, errors.VolumeAttached.
         """
+        attachment = attachments.of_head(self.catalog.reader(), top)
+        if attachment is not None and attachment.volume_uid is not None:
+            self.require_detached(attachment.volume_uid)
         with self.pinned(top) as below, self.pool.opened(below, past_cache=past_cache) as opened:
             yield opened
 

@@ -47,8 +47,9 @@ class Heads:
         return self._losses[volume_uid]
 
     def writer(self, volume: model.Volume) -> writer.Writer:
-        """Return the writer of a volume's head, opened if it isn't."""
+        """Return the writer of a volume's head, opened if it isn't. Raises errors.VolumeAttached."""
         assert volume.head_layer is not None
+        self._core.require_detached(volume.uid)
         found = self._open.get(volume.uid)
         if found is None:
             found = self._open[volume.uid] = self._begin(volume.uid, volume.head_layer)
@@ -89,7 +90,11 @@ class Heads:
         fsops.point("heads.closed")
 
     def settle(self, volume_uid: str) -> None:
-        """Have a volume's head closed and without leaks, before it is frozen. Raises as `close` does."""
+        """Have a volume's head closed and without leaks, before it is frozen or lent.
+
+        Raises as `close` does, and errors.VolumeAttached.
+        """
+        self._core.require_detached(volume_uid)
         self.close(volume_uid)
         self._mend_left_overs(volume_uid)
 

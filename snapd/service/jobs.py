@@ -26,6 +26,15 @@ INLINE = "inline"
 """Payload key of an intent whose caller waits for the outcome: if it fails, nothing was ever accepted."""
 
 
+class Undecided(Exception):
+    """A change can be neither finished nor undone for now: its intent stays open until somebody decides it."""
+
+    def __init__(self, error: errors.SnapdError) -> None:
+        """Take what the caller is told."""
+        super().__init__(str(error))
+        self.error = error
+
+
 class Handler(Protocol):
     """The steps of one kind of intent."""
 
@@ -85,6 +94,8 @@ class Jobs:
                 raise
             name = operation_name(self._core, intent)
             self._fail(handler, intent, errors.OperationCancelled(name=name), stopped)
+        except Undecided as undecided:
+            raise undecided.error from undecided.__cause__
         except errors.SnapdError as error:
             self._fail(handler, intent, error, error.__cause__)
         except Exception as error:
@@ -102,6 +113,10 @@ class Jobs:
         if handler.reversible:
             self._undo(handler, intent, error)
         raise error from cause
+
+    def give_up(self, intent: model.Intent, error: errors.SnapdError) -> None:
+        """Undo an intent that isn't run any more, because of an error."""
+        self._undo(self._handlers[intent.kind], intent, error)
 
     def _undo(self, handler: Handler, intent: model.Intent, error: errors.SnapdError) -> None:
         problem = problems.describe(error)

@@ -68,6 +68,14 @@ def earlier(connection: sqlite3.Connection, request: model.Request) -> tuple[str
     return resource_uid, operations.by_uid(connection, operation_uid)
 
 
+def require_new(connection: sqlite3.Connection, request: model.Request) -> None:
+    """Require, inside the transaction that accepts it, that a request is new, where a mutex is held by which the same
+    request would have waited. Raises errors.RequestIdReused if another one has taken its id since.
+    """
+    found = earlier(connection, request)
+    assert found is None
+
+
 def accept(
     tx: db.Transaction, request: model.Request, operation: model.Operation, resource_uid: str
 ) -> model.Operation:

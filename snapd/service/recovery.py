@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 from snapd import errors, model
 from snapd.catalog import journal, snapshots, volumes
+from snapd.service import attachments as attaching
 from snapd.service import core as cores
 from snapd.service import heads as heading
 from snapd.service import jobs as running
 from snapd.service import names, problems
-from snapd.service.intents import archive, collect, import_volume, scrub
+from snapd.service.intents import archive, attach, collect, import_volume, scrub
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class Outcome(enum.StrEnum):
     RESUMED = "RESUMED"
     WAITING = "WAITING"
     """A client goes on with its upload, or its time runs out."""
+    UNDECIDED = "UNDECIDED"
+    """The storage daemon that knows what was done doesn't answer; the next call about the volume asks it again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Recovered:
     """Resource name of what is changed, or '' if it has none."""
     outcome: Outcome
     problem: model.Problem | None = None
-    """Why it was undone."""
+    """Why it was undone, or isn't decided."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,15 +62,25 @@ class Report:
         return [change.intent for change in self.changes if change.outcome is outcome]
 
 
-def recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads) -> Report:
-    """Finish or undo what an earlier process left, and return what there was."""
-    changes = [_recover(core, jobs, heads, intent) for intent in journal.intents(core.catalog.reader())]
+def recover(
+    core: cores.Core, jobs: running.Jobs, heads: heading.Heads, attachments: attaching.Attachments
+) -> Report:
+    """Finish or undo what an earlier process left, and return what there was. Storage daemons are adopted."""
+    attachments.hold()
+    changes = [_recover(core, jobs, heads, attachments, intent) for intent in journal.intents(core.catalog.reader())]
+    attachments.adopt()
     core.sweep()
     _remove_unclaimed_uploads(core)
     return Report(tuple(changes))
 
 
-def _recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, intent: model.Intent) -> Recovered:
+def _recover(
+    core: cores.Core,
+    jobs: running.Jobs,
+    heads: heading.Heads,
+    attachments: attaching.Attachments,
+    intent: model.Intent,
+) -> Recovered:
     extra: Mapping[str, object] = {"intent": intent.number, "kind": intent.kind, "subject": intent.subject}
     _log.info("found an open intent", extra=extra)
     before = _target(core, intent)
@@ -75,6 +88,8 @@ def _recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, intent:
         return Recovered(intent, before, Outcome.WAITING)
     if intent.kind in _LATER and running.INLINE not in intent.payload:
         return Recovered(intent, before, Outcome.RESUMED)
+    if intent.kind in attaching.KINDS:
+        return _decide(core, attachments, intent, before)
     problem = None
     if intent.kind == heading.KIND:
         heads.mend(intent)
@@ -87,6 +102,18 @@ def _recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, intent:
     # What is made appears with the end of its change, and what is deleted is gone by then.
     target = before or _target(core, intent)
     return Recovered(intent, target, Outcome.FINISHED if problem is None else Outcome.UNDONE, problem)
+
+
+def _decide(core: cores.Core, attachments: attaching.Attachments, intent: model.Intent, target: str) -> Recovered:
+    """Have the storage daemon that was asked say what became of it, if it is there and answers."""
+    try:
+        attachments.decide(intent)
+    except errors.SnapdError as error:
+        _log.warning("an open intent could not be decided: %s", error, extra={"kind": intent.kind})
+        if journal.is_open(core.catalog.reader(), intent):
+            return Recovered(intent, target, Outcome.UNDECIDED, problems.describe(error))
+    undone = intent.kind == attach.KIND
+    return Recovered(intent, target, Outcome.UNDONE if undone else Outcome.FINISHED)
 
 
 def _target(core: cores.Core, intent: model.Intent) -> str:

@@ -14,6 +14,7 @@ from snapd.pool import pins as pinning
 from snapd.service import (
     archiver,
     archives,
+    attachments,
     backups,
     checking,
     collecting,
@@ -37,13 +38,16 @@ from snapd.service import (
 )
 from snapd.service import core as cores
 from snapd.service import snapshots as snapshot_service
+from snapd.service.attaching import disks, groups, held
 from snapd.service.intents import (
     archive,
+    attach,
     capture,
     collect,
     create_volume,
     delete_snapshot,
     delete_volume,
+    detach,
     fold,
     import_volume,
     revert,
@@ -62,10 +66,13 @@ class Service:
         self._core = core
         collector = collecting.Collector(core)
         self._heads = heads.Heads(core)
+        lent = disks.Disks(core, groups.Groups(core), held.Held(core))
+        attaching = attach.Handler(core, lent)
         self._jobs = jobs.Jobs(
             core,
             {
                 archive.KIND: archive.Handler(core),
+                attach.KIND: attaching,
                 collect.KIND: collect.Handler(core, collector),
                 scrub.ENVIRONMENT: scrub.EnvironmentHandler(core),
                 scrub.SNAPSHOT: scrub.SnapshotHandler(core),
@@ -73,6 +80,7 @@ class Service:
                 create_volume.KIND: create_volume.Handler(core),
                 delete_snapshot.KIND: delete_snapshot.Handler(core, self._stop_run),
                 delete_volume.KIND: delete_volume.Handler(core, self._heads),
+                detach.KIND: detach.Handler(core, lent),
                 fold.KIND: fold.Handler(core),
                 import_volume.KIND: import_volume.Handler(core),
                 revert.KIND: revert.Handler(core),
@@ -92,7 +100,10 @@ class Service:
         self.upkeep = upkeep.Upkeep(core, self._jobs)
         self.archives = archives.Archives(core)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
-        self.recovered = recovery.recover(core, self._jobs, self._heads)
+        self.attachments = attachments.Attachments(
+            core, self._jobs, self._heads, self.transfers.reading, lent, attaching
+        )
+        self.recovered = recovery.recover(core, self._jobs, self._heads, self.attachments)
         setbacks.settle(core)
         self._clock_watch = setbacks.Watch(core)
         self.comparison = comparison.Comparison(core)
@@ -162,6 +173,7 @@ class Service:
         self.upkeep.stop()
         self._jobs.stop()
         self._heads.close_all()
+        self.attachments.close()
         self._core.repository.close()
         self._core.catalog.close()
 

@@ -4,7 +4,25 @@ import dataclasses
 import datetime
 import pathlib
 
+from snapd import model
 from snapd.archive.backends import s3settings
+from snapd.live import launcher as launchers
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSettings:
+    """How attached volumes are served."""
+
+    exports_path: pathlib.Path
+    """Folder of the storage daemons' sockets."""
+    launcher: model.Launcher = model.Launcher.DIRECT
+    """Who starts the next ones."""
+    program: str = launchers.PROGRAM
+    """QEMU's storage daemon, by its name or its path."""
+    account: launchers.Account | None = None
+    """Under whom they run; None: under the daemon's own account."""
+    clients_gid: int = -1
+    """The group of those who may connect to disks; -1: the daemon's own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,3 +57,4 @@ class Settings:
     retry_initial: datetime.timedelta
     retry_longest: datetime.timedelta
     upload_expiry: datetime.timedelta
+    live: LiveSettings

@@ -84,7 +84,8 @@ class Snapshots:
     ) -> tuple[model.Snapshot, model.Operation]:
         """Capture a volume. A rapid snapshot is COMPLETED when this returns, a regular one is archived from now on.
 
-        Raises errors.NotFound, errors.AlreadyExists, errors.WrongState, errors.PoolFull, errors.ChainDepth.
+        Raises errors.NotFound, errors.AlreadyExists, errors.WrongState, errors.VolumeAttached, errors.PoolFull,
+        errors.ChainDepth.
         """
         core = self._core
         earlier = lookup.earlier(core.catalog.reader(), request)
@@ -148,6 +149,7 @@ class Snapshots:
         name = names.volume(environment_id, volume.id)
         states.require_volume("CreateSnapshot (rapid)" if spec.rapid else "CreateSnapshot", name, volume.state)
         assert volume.head_layer is not None
+        self._core.require_detached(volume.uid)
         self._core.pool.require_room()
         self._core.require_depth(name, volume.head_layer)
         return volume

@@ -14,6 +14,8 @@ VOLUME_METHODS: Mapping[str, frozenset[model.VolumeState]] = {
     "WriteBlocks": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
     "ExportVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
     "CheckVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
+    "AttachVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
+    "DetachVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
     "CreateSnapshot": frozenset({_V.READY}),
     "CreateSnapshot (rapid)": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
 }

@@ -114,7 +114,10 @@ class VolumeWrite:
         return volume
 
     def data(self, offset: int, data: bytes) -> None:
-        """Write bytes. Raises errors.OutOfRange, errors.WrongState, errors.PoolFull, errors.StorageFull."""
+        """Write bytes.
+
+        Raises errors.OutOfRange, errors.WrongState, errors.VolumeAttached, errors.PoolFull, errors.StorageFull.
+        """
         self._check(offset, len(data))
         self._core.pool.require_room(len(data))
         with self._core.locks.holding(self._uid):
@@ -310,12 +313,16 @@ class Transfers:
         return errors.UploadIncomplete(name=name, durable_offset=row.durable_offset, size_bytes=row.upload_bytes)
 
     def begin_write(self, request: model.Request, environment_id: str, volume_id: str, etag: str) -> VolumeWrite:
-        """Begin to write into a detached volume. Raises errors.NotFound, errors.WrongState, errors.EtagMismatch."""
+        """Begin to write into a detached volume.
+
+        Raises errors.NotFound, errors.WrongState, errors.VolumeAttached, errors.EtagMismatch.
+        """
         del request
         volume = lookup.volume(self._core.catalog.reader(), environment_id, volume_id)
         name = names.volume(environment_id, volume_id)
         lookup.require_etag(name, volume.revision, etag)
         states.require_volume("WriteBlocks", name, volume.state)
+        self._core.require_detached(volume.uid)
         self._core.pool.require_room()
         return VolumeWrite(self._core, self._heads, self.reading, volume)
 
@@ -324,7 +331,7 @@ class Transfers:
     def export_volume(self, environment_id: str, volume_id: str) -> Export:
         """Open a detached volume to be read; it can't be written until the export is closed.
 
-        Raises errors.NotFound, errors.WrongState.
+        Raises errors.NotFound, errors.WrongState, errors.VolumeAttached.
         """
         core = self._core
         name = names.volume(environment_id, volume_id)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from snapd import errors, model
-from snapd.catalog import db, journal, layers, points, volumes
+from snapd.catalog import attachments, db, journal, layers, points, volumes
 from snapd.service import core as cores
 from snapd.service import heads as heading
 from snapd.service import jobs as running
@@ -224,8 +224,8 @@ class Volumes:
     ) -> tuple[model.Volume, model.Operation]:
         """Put a volume back to one of its snapshots; it may go on after this returns.
 
-        Raises errors.NotFound, errors.WrongState, errors.SnapshotOfAnotherVolume, errors.EtagMismatch,
-        errors.PoolFull.
+        Raises errors.NotFound, errors.WrongState, errors.VolumeAttached, errors.SnapshotOfAnotherVolume,
+        errors.EtagMismatch, errors.PoolFull.
         """
         core = self._core
         uid = self.get(environment_id, volume_id).uid
@@ -239,6 +239,7 @@ class Volumes:
                 name = names.volume(environment_id, volume_id)
                 lookup.require_etag(name, volume.revision, etag)
                 states.require_volume("RevertVolume", name, volume.state)
+                core.require_detached(volume.uid)
                 snapshot = self._own_snapshot(tx, volume, environment_id, snapshot_id)
                 core.pool.require_room()
                 environment = lookup.environment(tx.connection, environment_id)
@@ -268,7 +269,7 @@ class Volumes:
         """Delete a volume. Its snapshots stay. What it was is returned, or None if it is long gone.
 
         An upload that would have made it is cut. Raises errors.NotFound unless allow_missing, errors.EtagMismatch,
-        errors.WrongState.
+        errors.WrongState, errors.VolumeAttached.
         """
         core = self._core
         earlier = lookup.earlier(core.catalog.reader(), request)
@@ -309,6 +310,8 @@ class Volumes:
 
     def _require_deletable(self, tx: db.Transaction, volume: model.Volume, name: str, unclaimed: bool) -> None:
         states.require_volume("DeleteVolume", name, volume.state)
+        if attachments.of_volume(tx.connection, volume.uid) is not None:
+            raise errors.VolumeAttached(name=name)
         if volume.state is not model.VolumeState.CREATING:
             return
         kinds = {intent.kind for intent in journal.intents_of(tx.connection, volume.uid)}

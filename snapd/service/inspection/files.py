@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 
 from snapd import errors, model
-from snapd.catalog import db, dependents, journal, layers, snapshots, volumes
+from snapd.catalog import attachments, db, dependents, journal, layers, snapshots, volumes
 from snapd.pool import layers as pools
 from snapd.qcow2.checking import check
 from snapd.qcow2.reading import image
@@ -57,8 +57,16 @@ def damaged(read: db.Reader, pool: pools.Pool, check_stop: Callable[[], None]) -
     for uid in sorted(layers.uids(read())):
         check_stop()
         layer = layers.find(read(), uid)
-        if layer is not None and layer.state in _WITH_FILE and pool.path(uid).exists():
+        if layer is None or layer.state not in _WITH_FILE or _is_written(read, uid):
+            continue
+        if pool.path(uid).exists():
             yield from _look_inside(read, pool, layer)
+
+
+def _is_written(read: db.Reader, uid: str) -> bool:
+    """Say whether a storage daemon, which may outlive the daemon, may have a head open: its file is stale then."""
+    attachment = attachments.of_head(read(), uid)
+    return attachment is not None and attachment.state is not model.AttachmentState.CRASHED
 
 
 def _look_inside(read: db.Reader, pool: pools.Pool, layer: model.Layer) -> Iterator[findings.Finding]:

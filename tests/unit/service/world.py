@@ -15,7 +15,7 @@ from snapd import model, units
 from snapd.catalog import db, layers
 from snapd.service import transfers
 from snapd.service.service import Service
-from snapd.service.settings import Settings
+from snapd.service.settings import LiveSettings, Settings
 from snapd.service.snapshots import SnapshotSpec
 from snapd.service.volumes import VolumeSpec
 from tests.unit.service import checker, faults
@@ -51,6 +51,7 @@ def settings_in(folder: pathlib.Path) -> Settings:
         retry_initial=datetime.timedelta(seconds=30),
         retry_longest=datetime.timedelta(minutes=10),
         upload_expiry=datetime.timedelta(hours=1),
+        live=LiveSettings(exports_path=folder / "exports"),
     )
 
 

@@ -1,0 +1,98 @@
+"""What is done at start about storage daemons that have outlived us: the guests notice nothing.
+
+Pins are taken before recovery looks at anything. Once open intents are decided, each storage daemon is asked whether it
+serves what the catalog says; those that are gone are buried.
+"""
+
+import logging
+import uuid
+
+from snapd import errors, model
+from snapd.catalog import attachments, storagedaemons, volumes
+from snapd.live import graph, storage
+from snapd.service import core as cores
+from snapd.service.attaching import disks as disking
+
+_log = logging.getLogger(__name__)
+
+
+def hold(core: cores.Core, disks: disking.Disks) -> None:
+    """Pin the layers of all disks that a storage daemon may have open."""
+    for attachment in attachments.every(core.catalog.reader()):
+        if attachment.state is not model.AttachmentState.CRASHED:
+            disks.held.hold(attachment.uid, disks.find(attachment.uid).head)
+
+
+def adopt(core: cores.Core, disks: disking.Disks) -> None:
+    """Take over the storage daemons that are there, and bury those that aren't. One that doesn't answer is left alone."""
+    for daemon in storagedaemons.every(core.catalog.reader()):
+        try:
+            process = disks.groups.reach(daemon)
+            if process is None:
+                bury(core, disks, daemon)
+            else:
+                _compare(core, disks, daemon, process)
+        except errors.SnapdError as error:
+            _log.error("a storage daemon can't be adopted: %s", error, extra={"storage_daemon": daemon.uid})
+            disks.groups.note(daemon.uid, error)
+    _sweep(core, disks)
+
+
+def _compare(
+    core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon, process: storage.StorageDaemon
+) -> None:
+    """See that a storage daemon serves what the catalog says, and set its limits again.
+
+    Raises errors.StorageDaemonRefused if it doesn't.
+    """
+    exported, heads = process.exported(), process.heads()
+    for attachment in attachments.of_daemon(core.catalog.reader(), daemon.uid):
+        if attachment.state is not model.AttachmentState.ATTACHED:
+            continue
+        lent = disks.find(attachment.uid)
+        found = heads.get(lent.volume.uid) if lent.volume.uid in exported else None
+        if found != lent.head:
+            problem = f"disk {lent.volume.uid} stands on layer {found}, and by the catalog on {lent.head}"
+            raise errors.StorageDaemonRefused(name=daemon.uid, command="adoption", problem=problem)
+        limits = attachment.limits
+        process.set_limits(lent.volume.uid, graph.Limits(limits.iops, limits.bytes_per_second))
+
+
+def bury(core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon) -> None:
+    """Say of the disks of a storage daemon that is gone that they have crashed, once their files are ours alone.
+
+    Those whose intents are open are decided by them. Raises errors.ImageBusy, errors.StorageFailed.
+    """
+    for attachment in attachments.of_daemon(core.catalog.reader(), daemon.uid):
+        if attachment.state is not model.AttachmentState.ATTACHED:
+            continue
+        lent = disks.find(attachment.uid)
+        disks.mend(lent)
+        with core.catalog.transaction() as tx:
+            attachments.set_state(tx, attachment.uid, model.AttachmentState.CRASHED)
+            volumes.touch(tx, lent.volume.uid, core.now())
+        disks.held.release(attachment.uid)
+        _log.error("the storage daemon of a volume is gone", extra={"volume": lent.volume.uid})
+
+
+def _sweep(core: cores.Core, disks: disking.Disks) -> None:
+    """Remove the folders of storage daemons without a row; one of them that serves something is reported."""
+    folder = core.settings.live.exports_path
+    known = {daemon.uid for daemon in storagedaemons.every(core.catalog.reader())}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name in known or not _is_uid(path.name):
+            continue
+        try:
+            if disks.groups.sweep(path.name):
+                continue
+            problem = "it serves something that the catalog doesn't know"
+        except errors.SnapdError as error:
+            problem = str(error)
+        _log.error("nothing explains a storage daemon's folder: %s", problem, extra={"path": str(path)})
+
+
+def _is_uid(name: str) -> bool:
+    try:
+        return str(uuid.UUID(name)) == name
+    except ValueError:
+        return False

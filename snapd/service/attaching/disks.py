@@ -1,0 +1,149 @@
+"""A disk brought up in a storage daemon, and taken down again: the steps that attaching and detaching are made of.
+
+Each step can be done again, with the process there or gone.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+from snapd import errors, model
+from snapd.catalog import attachments, layers, storagedaemons, volumes
+from snapd.live import graph, launcher, storage
+from snapd.qcow2.checking import repair
+from snapd.service import core as cores
+from snapd.service import names
+from snapd.service.attaching import groups as grouping
+from snapd.service.attaching import held as holding
+from snapd.service.attaching import lending
+
+_END_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lent:
+    """An attachment with what it is about, as the catalog has it."""
+
+    attachment: model.Attachment
+    volume: model.Volume
+    daemon: model.StorageDaemon
+    head: str
+    """Uid of the volume's head."""
+
+
+class Disks:
+    """The disks of volumes."""
+
+    def __init__(self, core: cores.Core, groups: grouping.Groups, held: holding.Held) -> None:
+        self._core = core
+        self.groups = groups
+        self.held = held
+
+    def find(self, attachment_uid: str) -> Lent:
+        """Return an attachment of a volume, which must be there, with its volume and storage daemon."""
+        reader = self._core.catalog.reader()
+        attachment = attachments.by_uid(reader, attachment_uid)
+        assert attachment is not None
+        assert attachment.volume_uid is not None
+        volume = volumes.by_uid(reader, attachment.volume_uid)
+        assert volume is not None
+        assert volume.head_layer is not None
+        daemon = storagedaemons.get(reader, attachment.storage_daemon)
+        return Lent(attachment, volume, daemon, volume.head_layer)
+
+    # --- up -----------------------------------------------------------------------------------------------------------
+
+    def lend(self, lent: Lent) -> list[model.Layer]:
+        """Pin, vet and lend a volume's layers, and return them, the top first.
+
+        Raises errors.ImageBusy if somebody has the head open, errors.Corrupt, errors.WrongState, errors.StorageFailed.
+        """
+        core = self._core
+        below = self.held.hold(lent.attachment.uid, lent.head)
+        if any(layer.state is model.LayerState.FOLDING for layer in below):
+            name = names.volume(lent.volume.environment, lent.volume.id)
+            raise errors.WrongState(
+                name=name, state="in a merge of layers that failed", method="AttachVolume", allowed="out of it"
+            )
+        repair.repair_leaks(core.pool.path(lent.head))
+        with core.pool.opened(below):
+            pass  # every header was read: none asks for a file that isn't the pool's
+        lending.lend(core, self._account(lent), below, read_only=lent.attachment.read_only)
+        return below
+
+    def _account(self, lent: Lent) -> launcher.Account | None:
+        return self.groups.launcher_of(lent.daemon).account
+
+    def process(self, lent: Lent) -> storage.StorageDaemon:
+        """Return the storage daemon of a group, started if it never was. Raises errors.StorageDaemonGone if it ended."""
+        if not lent.daemon.boot:
+            return self.groups.start(lent.daemon)
+        found = self.groups.reach(lent.daemon)
+        if found is None:
+            raise errors.StorageDaemonGone(name=lent.daemon.uid, problem="it ended while a volume was attached to it")
+        return found
+
+    def described(self, lent: Lent, below: list[model.Layer]) -> graph.Disk:
+        """Return a volume, with its layers from the top downwards, as it is exported."""
+        attachment = lent.attachment
+        return graph.Disk(
+            uid=lent.volume.uid,
+            size_bytes=lent.volume.size_bytes,
+            chain=[graph.Layer(layer.uid, self._core.pool.path(layer.uid)) for layer in below],
+            way=graph.Way(attachment.way),
+            read_only=attachment.read_only,
+            writethrough=attachment.writethrough,
+            limits=graph.Limits(attachment.limits.iops, attachment.limits.bytes_per_second),
+        )
+
+    # --- down ---------------------------------------------------------------------------------------------------------
+
+    def flush(self, lent: Lent) -> None:
+        """Have what the guest wrote made durable, if the storage daemon is there and has the disk."""
+        found = self.groups.reach(lent.daemon)
+        if found is not None and not lent.attachment.read_only:
+            self._ask(found, lambda: found.flush({lent.volume.uid} & found.exported()))
+
+    def remove(self, lent: Lent) -> None:
+        """End the export and close its layers, if the storage daemon is there; stop one that serves nothing else.
+
+        Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
+        """
+        found = self.groups.reach(lent.daemon)
+        if found is None:
+            return
+        below = [layer.uid for layer in layers.chain(self._core.catalog.reader(), lent.head)]
+        self._ask(found, lambda: found.remove(lent.volume.uid, below))
+        self._ask(found, lambda: self.groups.stop_if_idle(lent.daemon, found))
+
+    def take_back(self, lent: Lent) -> None:
+        """Mend leaks once nobody has the head open, take back what was lent, and remove the folder of who is gone.
+
+        Raises errors.ImageBusy if somebody has the head open, errors.StorageFailed.
+        """
+        self.mend(lent)
+        below = layers.chain(self._core.catalog.reader(), lent.head)
+        lending.take_back(self._core, self._account(lent), below, lent.attachment.uid)
+        self.groups.clear(lent.daemon, lent.attachment.uid)
+
+    def mend(self, lent: Lent) -> None:
+        """Mend what the end of a storage daemon left in a head. Raises errors.ImageBusy if somebody has it open."""
+        try:
+            leaked = repair.repair_leaks(self._core.pool.path(lent.head))
+        except (errors.Corrupt, errors.ImageRefused) as damage:
+            # It was as bad before; a check tells of it, and it can be reverted or deleted once it is detached.
+            _log.error("a head that was attached is damaged: %s", damage, extra={"layer": lent.head})
+            return
+        if leaked:
+            _log.info("repaired leaked clusters", extra={"layer": lent.head, "clusters": leaked})
+
+    def _ask(self, process: storage.StorageDaemon, question: Callable[[], None]) -> None:
+        """Ask a storage daemon for something that its end settles as well."""
+        try:
+            question()
+        except errors.StorageDaemonGone:
+            # It hangs up a moment before it has ended.
+            if not process.wait(_END_S):
+                raise

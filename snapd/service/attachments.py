@@ -1,0 +1,311 @@
+"""Attachments: volumes lent to guests, each served by the storage daemon of its group."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapd import errors, model
+from snapd.catalog import attachments, db, journal, storagedaemons, volumes
+from snapd.service import core as cores
+from snapd.service import heads as heading
+from snapd.service import jobs as running
+from snapd.service import lookup, names, problems, states, transfers
+from snapd.service.attaching import adoption
+from snapd.service.attaching import disks as disking
+from snapd.service.attaching import groups as grouping
+from snapd.service.intents import attach, detach
+
+KINDS = frozenset({attach.KIND, detach.KIND})
+"""Kinds of intents that ask a storage daemon: its graph decides what becomes of them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AttachmentSpec:
+    """How a volume is to be lent."""
+
+    way: model.AttachmentWay
+    read_only: bool
+    writethrough: bool
+    limits: model.Limits
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shown:
+    """An attachment as it is told: with where it is served, and whether it is."""
+
+    attachment: model.Attachment
+    generation: int
+    socket: str
+    export: str
+    """Name under which the NBD server exports it."""
+    problem: model.Problem | None
+    """Why it is STALLED."""
+
+
+class Attachments:
+    """The attachments of all environments."""
+
+    def __init__(
+        self,
+        core: cores.Core,
+        jobs: running.Jobs,
+        heads: heading.Heads,
+        reading: transfers.Reading,
+        disks: disking.Disks,
+        handler: attach.Handler,
+    ) -> None:
+        self._core = core
+        self._jobs = jobs
+        self._heads = heads
+        self._reading = reading
+        self._disks = disks
+        self._attach = handler
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def of(self, volume: model.Volume) -> Shown | None:
+        """Return the attachment of a volume; None: it is detached."""
+        reader = self._core.catalog.reader()
+        found = attachments.of_volume(reader, volume.uid)
+        daemon = None if found is None else storagedaemons.find(reader, found.storage_daemon)
+        if found is None or daemon is None:
+            return None
+        trouble = self._disks.groups.trouble(daemon.uid)
+        if trouble is not None and found.state is model.AttachmentState.ATTACHED:
+            found = dataclasses.replace(found, state=model.AttachmentState.STALLED)
+        socket = self._disks.groups.folder(daemon).nbd
+        problem = None if trouble is None else problems.describe(trouble)
+        return Shown(found, daemon.generation, str(socket), volume.uid, problem)
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    def attach(
+        self, request: model.Request, environment_id: str, volume_id: str, spec: AttachmentSpec, etag: str
+    ) -> tuple[model.Volume, model.Operation]:
+        """Lend a volume to its instance; it is ATTACHED when this returns. One that has CRASHED is attached anew.
+
+        Raises errors.NotFound, errors.WrongState, errors.VolumeAttached, errors.EtagMismatch, errors.ImageBusy,
+        errors.StorageDaemonMissing, StorageDaemonGone, StorageDaemonBusy, StorageDaemonRefused, errors.StorageFailed.
+        """
+        core = self._core
+        uid = lookup.volume(core.catalog.reader(), environment_id, volume_id).uid
+        with core.locks.holding(uid):
+            self._decide_open(uid)
+            earlier = lookup.earlier(core.catalog.reader(), request)
+            if earlier is not None:
+                return self._again(earlier)
+            self._disks.groups.require_program()
+            volume = lookup.volume(core.catalog.reader(), environment_id, volume_id)
+            with self._group(volume) as daemon:
+                with core.catalog.transaction() as tx:
+                    self._require_attachable(tx, uid, environment_id, volume_id, etag)
+                self._heads.settle(uid)
+                intent = self._begin_attach(request, environment_id, uid, spec, daemon)
+                self._jobs.run_now(intent)
+        return self._present(uid, intent)
+
+    def _require_attachable(
+        self, tx: db.Transaction, uid: str, environment_id: str, volume_id: str, etag: str
+    ) -> model.Volume:
+        """Return the volume as it is now, if it can be attached."""
+        name = names.volume(environment_id, volume_id)
+        volume = volumes.by_uid(tx.connection, uid)
+        if volume is None:
+            raise errors.NotFound(resource_type="volume", name=name)
+        lookup.require_etag(name, volume.revision, etag)
+        states.require_volume("AttachVolume", name, volume.state)
+        self._core.require_detached(uid)
+        if self._reading.is_read(volume.head_layer):
+            raise errors.WrongState(
+                name=name, state="being exported or checked", method="AttachVolume", allowed="read by nobody"
+            )
+        return volume
+
+    @contextmanager
+    def _group(self, volume: model.Volume) -> Iterator[model.StorageDaemon]:
+        """Hold the mutex of a volume's group, and yield its storage daemon: one that runs, or one yet to be started.
+
+        Those of the instance that are gone are buried. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
+        """
+        core = self._core
+        new = self._disks.groups.new(volume)
+        with core.locks.holding(grouping.key(new)):
+            for daemon in storagedaemons.of_instance(core.catalog.reader(), volume.environment_uid, volume.instance):
+                if daemon.boot and self._disks.groups.reach(daemon) is not None:
+                    yield daemon
+                    return
+                adoption.bury(core, self._disks, daemon)
+            yield new
+
+    def _begin_attach(
+        self,
+        request: model.Request,
+        environment_id: str,
+        uid: str,
+        spec: AttachmentSpec,
+        daemon: model.StorageDaemon,
+    ) -> model.Intent:
+        core = self._core
+        now = core.now()
+        with core.catalog.transaction() as tx:
+            lookup.require_new(tx.connection, request)
+            volume = volumes.by_uid(tx.connection, uid)
+            assert volume is not None
+            crashed = attachments.of_volume(tx.connection, uid)
+            if crashed is not None:
+                # Another folder, so that nobody connects again without knowing what was lost.
+                attachments.remove(tx, crashed.uid)
+                storagedaemons.forget_unused(tx, crashed.storage_daemon)
+            storagedaemons.put(tx, daemon)
+            attachment = model.Attachment(
+                uid=names.new_uid(),
+                volume_uid=uid,
+                snapshot_uid=None,
+                storage_daemon=daemon.uid,
+                way=spec.way,
+                state=model.AttachmentState.ATTACHING,
+                read_only=spec.read_only,
+                writethrough=spec.writethrough,
+                limits=spec.limits,
+                top=None,
+                created=now,
+            )
+            attachments.put(tx, attachment)
+            operation = self._accept(tx, request, "AttachVolume", environment_id, volume)
+            volumes.touch(tx, uid, now)
+            payload = {attach.ATTACHMENT: attachment.uid, running.INLINE: "1"}
+            return journal.open_intent(tx, attach.KIND, uid, payload, now, operation.uid)
+
+    def _accept(
+        self, tx: db.Transaction, request: model.Request, method: str, environment_id: str, volume: model.Volume
+    ) -> model.Operation:
+        environment = lookup.environment(tx.connection, environment_id)
+        name = names.volume(environment_id, volume.id)
+        operation = self._core.new_operation(method, environment, name, volume.uid)
+        return lookup.accept(tx, request, operation, volume.uid)
+
+    def detach(
+        self, request: model.Request, environment_id: str, volume_id: str, etag: str, *, force: bool
+    ) -> tuple[model.Volume, model.Operation]:
+        """Take a volume back, whoever is connected; it is detached when this returns.
+
+        `force` kills the storage daemon, which must serve no other disk: what the guest did not flush may be lost.
+        Raises errors.NotFound, errors.WrongState, errors.EtagMismatch, errors.ImageBusy, errors.StorageDaemonBusy,
+        errors.StorageDaemonRefused, errors.StorageFailed; the volume is DETACHING until another try succeeds.
+        """
+        core = self._core
+        uid = lookup.volume(core.catalog.reader(), environment_id, volume_id).uid
+        with core.locks.holding(uid):
+            if force:
+                self._kill(uid, names.volume(environment_id, volume_id))
+            self._decide_open(uid)
+            earlier = lookup.earlier(core.catalog.reader(), request)
+            if earlier is not None:
+                return self._again(earlier)
+            with self._lent(uid):
+                intent = self._begin_detach(request, environment_id, volume_id, uid, etag)
+                self._jobs.run_now(intent)
+        return self._present(uid, intent)
+
+    def _begin_detach(
+        self, request: model.Request, environment_id: str, volume_id: str, uid: str, etag: str
+    ) -> model.Intent:
+        core = self._core
+        with core.catalog.transaction() as tx:
+            lookup.require_new(tx.connection, request)
+            name = names.volume(environment_id, volume_id)
+            volume = volumes.by_uid(tx.connection, uid)
+            if volume is None:
+                raise errors.NotFound(resource_type="volume", name=name)
+            lookup.require_etag(name, volume.revision, etag)
+            states.require_volume("DetachVolume", name, volume.state)
+            attachment = attachments.of_volume(tx.connection, uid)
+            if attachment is None:
+                raise errors.WrongState(name=name, state="detached", method="DetachVolume", allowed="attached")
+            operation = self._accept(tx, request, "DetachVolume", environment_id, volume)
+            attachments.set_state(tx, attachment.uid, model.AttachmentState.DETACHING)
+            now = core.now()
+            volumes.touch(tx, uid, now)
+            payload = {attach.ATTACHMENT: attachment.uid, running.INLINE: "1"}
+            return journal.open_intent(tx, detach.KIND, uid, payload, now, operation.uid)
+
+    def _kill(self, uid: str, name: str) -> None:
+        """Kill the storage daemon of a volume, if it serves no other."""
+        reader = self._core.catalog.reader()
+        attachment = attachments.of_volume(reader, uid)
+        if attachment is None:
+            return
+        daemon = storagedaemons.get(reader, attachment.storage_daemon)
+        with self._core.locks.holding(grouping.key(daemon)):
+            if len(attachments.of_daemon(self._core.catalog.reader(), daemon.uid)) != 1:
+                raise errors.WrongState(
+                    name=name, state="served together with others", method="DetachVolume", allowed="alone to be forced"
+                )
+            self._disks.groups.kill(daemon)
+
+    # --- deciding what is open ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _lent(self, volume_uid: str) -> Iterator[None]:
+        """Hold the mutex of the group that serves a volume, if one does."""
+        reader = self._core.catalog.reader()
+        attachment = attachments.of_volume(reader, volume_uid)
+        if attachment is None:
+            yield
+            return
+        with self._core.locks.holding(grouping.key(storagedaemons.get(reader, attachment.storage_daemon))):
+            yield
+
+    def _decide_open(self, volume_uid: str) -> None:
+        """Decide what an earlier call had to leave open. The caller holds the volume's mutex.
+
+        Raises errors.StorageDaemonBusy while it can't be.
+        """
+        for intent in journal.intents_of(self._core.catalog.reader(), volume_uid):
+            if intent.kind in KINDS:
+                with self._lent(volume_uid):
+                    self.decide(intent)
+
+    def decide(self, intent: model.Intent) -> None:
+        """Finish or undo an open intent that nobody runs. Raises errors.SnapdError if it stays open.
+
+        The caller holds the mutexes of the volume and of its group, or is recovery.
+        """
+        if intent.kind != attach.KIND:
+            self._jobs.run_now(intent)
+            return
+        try:
+            self._attach.take_out(intent)
+        except running.Undecided as undecided:
+            raise undecided.error from undecided.__cause__
+        cut = errors.StorageDaemonGone(name=intent.subject, problem="the daemon was stopped before it was attached")
+        self._jobs.give_up(intent, cut)
+
+    # --- at start and at the end --------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Pin what is attached, before anything is swept."""
+        adoption.hold(self._core, self._disks)
+
+    def adopt(self) -> None:
+        """Take over the storage daemons that have outlived us, once open intents are decided."""
+        adoption.adopt(self._core, self._disks)
+
+    def close(self) -> None:
+        """Let go of the storage daemons; they run on."""
+        self._disks.groups.close()
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _again(self, earlier: tuple[str, model.Operation | None]) -> tuple[model.Volume, model.Operation]:
+        """Return what the first try of a request made, as it is now."""
+        uid, operation = earlier
+        volume = volumes.by_uid(self._core.catalog.reader(), uid)
+        if volume is None or operation is None:
+            raise errors.NotFound(resource_type="volume", name="" if operation is None else operation.target)
+        return volume, operation
+
+    def _present(self, uid: str, intent: model.Intent) -> tuple[model.Volume, model.Operation]:
+        volume = volumes.by_uid(self._core.catalog.reader(), uid)
+        assert volume is not None
+        return volume, self._core.operation(intent.operation)
