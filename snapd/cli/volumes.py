@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from snapd import units
-from snapd.cli import failures, listing, names, output, parameters, progress, questions, session, transfers
+from snapd.cli import attachments, failures, listing, names, output, parameters, progress, questions, session, transfers
 from snapd.client import checks
 from snapd.v1 import volume_service_pb2 as api
 
@@ -17,6 +17,7 @@ COLUMNS: list[output.Column] = [
     ("EXCLUSIVE", lambda volume: units.format_size(volume.space.exclusive_bytes)),
     ("SHARED", lambda volume: units.format_size(volume.space.shared_bytes)),
     ("INSTANCE", lambda volume: volume.instance),
+    ("ATTACHMENT", attachments.state),
     ("CREATED", lambda volume: output.moment(volume.create_time)),
     ("RECOVERED", lambda volume: "yes" if volume.recovered else ""),
 ]
@@ -37,7 +38,10 @@ def volume() -> None:
     """Volumes: the disks of an environment."""
 
 
-for command in (transfers.import_, transfers.export, transfers.write):
+for command in (
+    *(transfers.import_, transfers.export, transfers.write),
+    *(attachments.attach, attachments.detach, attachments.limits),
+):
     volume.add_command(command)
 
 

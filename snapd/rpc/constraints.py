@@ -24,6 +24,7 @@ LONGEST_LABEL_VALUE = 256
 LARGEST_VOLUME = model.LARGEST_VOLUME
 LARGEST_OFFSET = (1 << 63) - 1
 LARGEST_CHUNK = units.MIB
+LARGEST_LIMIT = 10**15
 LONGEST_RETENTION = datetime.timedelta(days=3650)
 
 _LABEL_KEY = re.compile(r"[a-z]([a-z0-9_./-]{0,61}[a-z0-9])?")
@@ -190,6 +191,16 @@ def known_role(value: int) -> str:
     return "" if 0 <= value <= len(model.VolumeRole) else "is not a role"
 
 
+def known_way(value: int) -> str:
+    """How an instance comes to its disk."""
+    return "" if 0 <= value <= len(model.AttachmentWay) else "is not a way"
+
+
+def limit(value: int) -> str:
+    """What a guest may do in a second; nothing stands for all that it can. QEMU takes no more than 10¹⁵."""
+    return "" if 0 <= value <= LARGEST_LIMIT else f"must be between 0 and {LARGEST_LIMIT}"
+
+
 def mask(*paths: str) -> Constraint:
     """A field mask over some paths."""
 
@@ -206,6 +217,7 @@ _VOLUME: Mapping[str, Constraint] = {"name": required_name(names.VOLUME)}
 _SNAPSHOT: Mapping[str, Constraint] = {"name": required_name(names.SNAPSHOT)}
 _OPERATION: Mapping[str, Constraint] = {"name": required_name(names.OPERATION)}
 _GUARDED: Mapping[str, Constraint] = {"etag": etag, "request_id": request_id}
+_LIMITS: Mapping[str, Constraint] = {"limits.iops": limit, "limits.bytes_per_second": limit}
 _PAGED: Mapping[str, Constraint] = {"page_size": page_size, "page_token": page_token, "filter": filter_text}
 _LISTED: Mapping[str, Constraint] = {"parent": listed_parent, **_PAGED, "order_by": text}
 
@@ -250,6 +262,9 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
     },
     "RevertVolume": {**_VOLUME, "snapshot": required_name(names.SNAPSHOT), **_GUARDED},
     "DeleteVolume": {**_VOLUME, **_GUARDED},
+    "AttachVolume": {**_VOLUME, "way": known_way, **_LIMITS, **_GUARDED},
+    "DetachVolume": {**_VOLUME, **_GUARDED},
+    "SetVolumeLimits": {**_VOLUME, **_LIMITS, **_GUARDED},
     "ImportVolume": {
         **_ENVIRONMENT_PARENT,
         "volume_id": optional_id,

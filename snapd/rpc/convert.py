@@ -12,9 +12,10 @@ from google.rpc import status_pb2
 from snapd import model
 from snapd.rpc import errors as statuses
 from snapd.rpc import methods
-from snapd.service import checking, lookup, usage, work
+from snapd.service import attachments, checking, lookup, usage, work
 from snapd.service import names as service_names
 from snapd.v1 import (
+    attachment_pb2,
     environment_service_pb2,
     operation_pb2,
     snapshot_service_pb2,
@@ -103,6 +104,21 @@ def image_format(number: int) -> model.ImageFormat:
     return _FORMATS[volume_service_pb2.ImageFormat.ValueType(number)]
 
 
+def attachment_spec(request_: volume_service_pb2.AttachVolumeRequest) -> attachments.AttachmentSpec:
+    """Return how a volume is to be lent. NBD is the only way so far."""
+    return attachments.AttachmentSpec(
+        way=model.AttachmentWay.NBD,
+        read_only=request_.read_only,
+        writethrough=not request_.volatile_cache,
+        limits=limits(request_.limits),
+    )
+
+
+def limits(found: attachment_pb2.AttachmentLimits) -> model.Limits:
+    """Return what a guest may do in a second."""
+    return model.Limits(found.iops, found.bytes_per_second)
+
+
 def workers(numbers: Iterable[int]) -> tuple[model.Worker, ...]:
     """Return the parts of the background work that a request names."""
     return tuple(_WORKERS[number] for number in numbers)
@@ -180,8 +196,10 @@ def environment_usage(found: usage.EnvironmentUsage) -> environment_service_pb2.
     )
 
 
-def volume(found: model.Volume, space: model.Space) -> volume_service_pb2.Volume:
-    """Return a volume with what it takes on primary storage."""
+def volume(
+    found: model.Volume, space: model.Space, attachment: attachments.Shown | None = None
+) -> volume_service_pb2.Volume:
+    """Return a volume with what it takes on primary storage, and its attachment if it has one."""
     result = volume_service_pb2.Volume(
         name=service_names.volume(found.environment, found.id),
         uid=found.uid,
@@ -194,6 +212,7 @@ def volume(found: model.Volume, space: model.Space) -> volume_service_pb2.Volume
         state=volume_service_pb2.Volume.State.Value(f"STATE_{found.state}"),
         error=problem(found.error),
         space=volume_service_pb2.Volume.Space(exclusive_bytes=space.exclusive, shared_bytes=space.shared),
+        attachment=None if attachment is None else attached(attachment),
         recovered=found.recovered,
         create_time=timestamp(found.created),
         update_time=timestamp(found.updated),
@@ -203,6 +222,26 @@ def volume(found: model.Volume, space: model.Space) -> volume_service_pb2.Volume
     elif found.source_snapshot:
         result.source_snapshot = found.source_snapshot
     return result
+
+
+def attached(found: attachments.Shown) -> attachment_pb2.Attachment:
+    """Return an attachment with all that a hypervisor needs to connect."""
+    attachment = found.attachment
+    nbd = attachment_pb2.Attachment.Nbd(
+        socket=found.socket, export=found.export, uri=f"nbd+unix:///{found.export}?socket={found.socket}"
+    )
+    return attachment_pb2.Attachment(
+        state=attachment_pb2.Attachment.State.Value(f"STATE_{attachment.state}"),
+        generation=found.generation,
+        read_only=attachment.read_only,
+        writethrough=attachment.writethrough,
+        limits=attachment_pb2.AttachmentLimits(
+            iops=attachment.limits.iops, bytes_per_second=attachment.limits.bytes_per_second
+        ),
+        nbd=nbd,
+        attach_time=timestamp(attachment.created),
+        error=problem(found.problem) if attachment.state is model.AttachmentState.STALLED else None,
+    )
 
 
 def layer_check(found: checking.LayerCheck) -> volume_service_pb2.CheckVolumeResponse:

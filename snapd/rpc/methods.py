@@ -48,7 +48,15 @@ _READS = {
 }
 _CHANGES = {
     "snapd.v1.EnvironmentService": ("CreateEnvironment", "UpdateEnvironment", "DeleteEnvironment"),
-    "snapd.v1.VolumeService": ("CreateVolume", "UpdateVolume", "RevertVolume", "DeleteVolume"),
+    "snapd.v1.VolumeService": (
+        "CreateVolume",
+        "UpdateVolume",
+        "RevertVolume",
+        "DeleteVolume",
+        "AttachVolume",
+        "DetachVolume",
+        "SetVolumeLimits",
+    ),
     "snapd.v1.SnapshotService": (
         "CreateSnapshot",
         "UpdateSnapshot",

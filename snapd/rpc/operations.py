@@ -83,7 +83,7 @@ class OperationsServicer:
             else:
                 volume = service.volumes.get(environment_id, resource_id)
                 if volume.uid == found.target_uid:
-                    return convert.volume(volume, service.volumes.space(volume))
+                    return convert.volume(volume, service.volumes.space(volume), service.attachments.of(volume))
         except errors.NotFound:
             pass
         if names.matches(names.SNAPSHOT, found.target):

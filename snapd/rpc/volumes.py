@@ -19,9 +19,10 @@ class VolumeServicer(volume_service_pb2_grpc.VolumeServiceServicer):
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._volumes = edge.service.volumes
+        self._attachments = edge.service.attachments
 
     def _convert(self, found: model.Volume) -> messages.Volume:
-        return convert.volume(found, self._volumes.space(found))
+        return convert.volume(found, self._volumes.space(found), self._attachments.of(found))
 
     async def CreateVolume(self, request: messages.CreateVolumeRequest, context: Any) -> messages.CreateVolumeResponse:
         environment_id = names.environment_id(request.parent)
@@ -90,6 +91,37 @@ class VolumeServicer(volume_service_pb2_grpc.VolumeServiceServicer):
         return messages.DeleteVolumeResponse(
             volume=None if volume is None else self._convert(volume), operation=convert.operation_name(operation)
         )
+
+    async def AttachVolume(self, request: messages.AttachVolumeRequest, context: Any) -> messages.AttachVolumeResponse:
+        environment_id, volume_id = names.ids(request.name)
+        asked = self._edge.request(request, "AttachVolume", environment_id)
+        volume, operation = await self._edge.workers.run(
+            self._attachments.attach, asked, environment_id, volume_id, convert.attachment_spec(request), request.etag
+        )
+        return messages.AttachVolumeResponse(volume=self._convert(volume), operation=convert.operation_name(operation))
+
+    async def DetachVolume(self, request: messages.DetachVolumeRequest, context: Any) -> messages.DetachVolumeResponse:
+        environment_id, volume_id = names.ids(request.name)
+        asked = self._edge.request(request, "DetachVolume", environment_id)
+        volume, operation = await self._edge.workers.run(
+            self._attachments.detach, asked, environment_id, volume_id, request.etag, request.force
+        )
+        return messages.DetachVolumeResponse(volume=self._convert(volume), operation=convert.operation_name(operation))
+
+    async def SetVolumeLimits(
+        self, request: messages.SetVolumeLimitsRequest, context: Any
+    ) -> messages.SetVolumeLimitsResponse:
+        environment_id, volume_id = names.ids(request.name)
+        asked = self._edge.request(request, "SetVolumeLimits", environment_id)
+        volume = await self._edge.workers.run(
+            self._attachments.set_limits,
+            asked,
+            environment_id,
+            volume_id,
+            request.etag,
+            convert.limits(request.limits),
+        )
+        return messages.SetVolumeLimitsResponse(volume=self._convert(volume))
 
     def ImportVolume(
         self, request_iterator: AsyncIterator[messages.ImportVolumeRequest], context: Any

@@ -100,6 +100,7 @@ class Attachments:
                 with core.catalog.transaction() as tx:
                     self._require_attachable(tx, uid, environment_id, volume_id, etag)
                 self._heads.settle(uid)
+                self._clear_crashed(uid)
                 intent = self._begin_attach(request, environment_id, uid, spec, daemon)
                 self._jobs.run_now(intent)
         return self._present(uid, intent)
@@ -109,9 +110,7 @@ class Attachments:
     ) -> model.Volume:
         """Return the volume as it is now, if it can be attached."""
         name = names.volume(environment_id, volume_id)
-        volume = volumes.by_uid(tx.connection, uid)
-        if volume is None:
-            raise errors.NotFound(resource_type="volume", name=name)
+        volume = _still(tx, uid, name)
         lookup.require_etag(name, volume.revision, etag)
         states.require_volume("AttachVolume", name, volume.state)
         self._core.require_detached(uid)
@@ -137,6 +136,13 @@ class Attachments:
                 adoption.bury(core, self._disks, daemon)
             yield new
 
+    def _clear_crashed(self, uid: str) -> None:
+        """Remove the folder of the storage daemon that a volume had when it crashed, unless others name it too."""
+        reader = self._core.catalog.reader()
+        crashed = attachments.of_volume(reader, uid)
+        if crashed is not None:
+            self._disks.groups.clear(storagedaemons.get(reader, crashed.storage_daemon), crashed.uid)
+
     def _begin_attach(
         self,
         request: model.Request,
@@ -149,8 +155,7 @@ class Attachments:
         now = core.now()
         with core.catalog.transaction() as tx:
             lookup.require_new(tx.connection, request)
-            volume = volumes.by_uid(tx.connection, uid)
-            assert volume is not None
+            volume = _still(tx, uid, names.volume(environment_id, uid))
             crashed = attachments.of_volume(tx.connection, uid)
             if crashed is not None:
                 # Another folder, so that nobody connects again without knowing what was lost.
@@ -185,7 +190,7 @@ class Attachments:
         return lookup.accept(tx, request, operation, volume.uid)
 
     def detach(
-        self, request: model.Request, environment_id: str, volume_id: str, etag: str, *, force: bool
+        self, request: model.Request, environment_id: str, volume_id: str, etag: str, force: bool
     ) -> tuple[model.Volume, model.Operation]:
         """Take a volume back, whoever is connected; it is detached when this returns.
 
@@ -214,9 +219,7 @@ class Attachments:
         with core.catalog.transaction() as tx:
             lookup.require_new(tx.connection, request)
             name = names.volume(environment_id, volume_id)
-            volume = volumes.by_uid(tx.connection, uid)
-            if volume is None:
-                raise errors.NotFound(resource_type="volume", name=name)
+            volume = _still(tx, uid, name)
             lookup.require_etag(name, volume.revision, etag)
             states.require_volume("DetachVolume", name, volume.state)
             attachment = attachments.of_volume(tx.connection, uid)
@@ -228,6 +231,41 @@ class Attachments:
             volumes.touch(tx, uid, now)
             payload = {attach.ATTACHMENT: attachment.uid, running.INLINE: "1"}
             return journal.open_intent(tx, detach.KIND, uid, payload, now, operation.uid)
+
+    def set_limits(
+        self, request: model.Request, environment_id: str, volume_id: str, etag: str, limits: model.Limits
+    ) -> model.Volume:
+        """Change what the guest of a volume may do in a second: in the row first, then in the process.
+
+        So they are set whatever becomes of the process: it is told again whenever it is adopted. Raises
+        errors.NotFound, errors.WrongState, errors.EtagMismatch, errors.StorageDaemonBusy, errors.StorageDaemonRefused.
+        """
+        core = self._core
+        uid = lookup.volume(core.catalog.reader(), environment_id, volume_id).uid
+        name = names.volume(environment_id, volume_id)
+        with core.locks.holding(uid):
+            self._decide_open(uid)
+            with self._lent(uid):
+                with core.catalog.transaction() as tx:
+                    attachment = self._limited(tx, name, uid)
+                    if lookup.earlier(tx.connection, request) is None:
+                        lookup.require_etag(name, _still(tx, uid, name).revision, etag)
+                        attachments.put(tx, dataclasses.replace(attachment, limits=limits))
+                        volumes.touch(tx, uid, core.now())
+                        lookup.remember(tx, request, uid, core.now())
+                if attachment.state is model.AttachmentState.ATTACHED:
+                    self._disks.set_limits(attachment.uid)
+        volume = volumes.by_uid(core.catalog.reader(), uid)
+        assert volume is not None
+        return volume
+
+    def _limited(self, tx: db.Transaction, name: str, uid: str) -> model.Attachment:
+        """Return the attachment whose limits are to be changed."""
+        states.require_volume("SetVolumeLimits", name, _still(tx, uid, name).state)
+        attachment = attachments.of_volume(tx.connection, uid)
+        if attachment is None:
+            raise errors.WrongState(name=name, state="detached", method="SetVolumeLimits", allowed="attached")
+        return attachment
 
     def _kill(self, uid: str, name: str) -> None:
         """Kill the storage daemon of a volume, if it serves no other."""
@@ -309,3 +347,11 @@ class Attachments:
         volume = volumes.by_uid(self._core.catalog.reader(), uid)
         assert volume is not None
         return volume, self._core.operation(intent.operation)
+
+
+def _still(tx: db.Transaction, uid: str, name: str) -> model.Volume:
+    """Return the volume whose mutex is held, as it is now. Raises errors.NotFound if it is gone."""
+    volume = volumes.by_uid(tx.connection, uid)
+    if volume is None:
+        raise errors.NotFound(resource_type="volume", name=name)
+    return volume

@@ -62,9 +62,7 @@ class Report:
         return [change.intent for change in self.changes if change.outcome is outcome]
 
 
-def recover(
-    core: cores.Core, jobs: running.Jobs, heads: heading.Heads, attachments: attaching.Attachments
-) -> Report:
+def recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, attachments: attaching.Attachments) -> Report:
     """Finish or undo what an earlier process left, and return what there was. Storage daemons are adopted."""
     attachments.hold()
     changes = [_recover(core, jobs, heads, attachments, intent) for intent in journal.intents(core.catalog.reader())]

@@ -16,6 +16,7 @@ VOLUME_METHODS: Mapping[str, frozenset[model.VolumeState]] = {
     "CheckVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
     "AttachVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
     "DetachVolume": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
+    "SetVolumeLimits": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
     "CreateSnapshot": frozenset({_V.READY}),
     "CreateSnapshot (rapid)": frozenset({_V.READY, _V.SNAPSHOT_IN_PROGRESS}),
 }

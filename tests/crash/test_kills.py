@@ -90,13 +90,30 @@ IN_THE_ARCHIVE_ALONE = (
     "archive.repack-removed",
 )
 """The daemon passes these once it has gigabytes of garbage; tests/unit/archive/test_kills.py kills there."""
+IN_ATTACHMENTS_ALONE = (
+    "attach.before_undo",
+    "attach.begun",
+    "attach.committed",
+    "attach.exported",
+    "attach.lent",
+    "attach.removed",
+    "attach.started",
+    "detach.before_commit",
+    "detach.begun",
+    "detach.committed",
+    "detach.flushed",
+    "detach.removed",
+)
+"""The volumes of these tests are detached; tests/crash/test_attachments.py kills there, and the storage daemon too."""
 KINDS = (
     "archive",
+    "attach",
     "capture",
     "collect",
     "create_volume",
     "delete_snapshot",
     "delete_volume",
+    "detach",
     "fold",
     "import_volume",
     "revert",
@@ -130,7 +147,7 @@ def test_no_point_is_forgotten() -> None:
         for point in re.findall(r"fsops\.point\(\"([^\"]+)\"\)", path.read_text())
     }
     found |= {f"{kind}.begun" for kind in KINDS}
-    assert found == {*POINTS, *IN_THE_ARCHIVE_ALONE, *IN_BACKUPS_ALONE}
+    assert found == {*POINTS, *IN_THE_ARCHIVE_ALONE, *IN_BACKUPS_ALONE, *IN_ATTACHMENTS_ALONE}
     assert set(IN_THE_ARCHIVE_ALONE) < set(archive_kills.MOMENTS)
     assert set(SAMPLE) < found
 
@@ -144,7 +161,7 @@ def test_each_step_of_everything_has_its_points() -> None:
             told.update(step.points)
             if step.name.startswith(("step", "commit")):
                 assert step.points, f"{module}: {step.name}"
-    assert told == {*POINTS, *IN_THE_ARCHIVE_ALONE, *IN_BACKUPS_ALONE}
+    assert told == {*POINTS, *IN_THE_ARCHIVE_ALONE, *IN_BACKUPS_ALONE, *IN_ATTACHMENTS_ALONE}
 
 
 @pytest.mark.parametrize("point", SAMPLE)

@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 
 from snapd.v1 import (
     archive_service_pb2,
+    attachment_pb2,
     environment_service_pb2,
     operation_pb2,
     snapshot_service_pb2,
@@ -24,6 +25,7 @@ FILES = [
     module.DESCRIPTOR
     for module in (
         archive_service_pb2,
+        attachment_pb2,
         environment_service_pb2,
         operation_pb2,
         snapshot_service_pb2,

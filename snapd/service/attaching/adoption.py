@@ -9,7 +9,7 @@ import uuid
 
 from snapd import errors, model
 from snapd.catalog import attachments, storagedaemons, volumes
-from snapd.live import graph, storage
+from snapd.live import storage
 from snapd.service import core as cores
 from snapd.service.attaching import disks as disking
 
@@ -24,7 +24,7 @@ def hold(core: cores.Core, disks: disking.Disks) -> None:
 
 
 def adopt(core: cores.Core, disks: disking.Disks) -> None:
-    """Take over the storage daemons that are there, and bury those that aren't. One that doesn't answer is left alone."""
+    """Take over the storage daemons that are there, and bury those that are gone; one that is silent is left alone."""
     for daemon in storagedaemons.every(core.catalog.reader()):
         try:
             process = disks.groups.reach(daemon)
@@ -54,8 +54,7 @@ def _compare(
         if found != lent.head:
             problem = f"disk {lent.volume.uid} stands on layer {found}, and by the catalog on {lent.head}"
             raise errors.StorageDaemonRefused(name=daemon.uid, command="adoption", problem=problem)
-        limits = attachment.limits
-        process.set_limits(lent.volume.uid, graph.Limits(limits.iops, limits.bytes_per_second))
+        disks.set_limits(attachment.uid)
 
 
 def bury(core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon) -> None:

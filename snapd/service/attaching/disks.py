@@ -77,7 +77,7 @@ class Disks:
         return self.groups.launcher_of(lent.daemon).account
 
     def process(self, lent: Lent) -> storage.StorageDaemon:
-        """Return the storage daemon of a group, started if it never was. Raises errors.StorageDaemonGone if it ended."""
+        """Return the storage daemon of a group, started if it never was. Raises errors.StorageDaemonGone."""
         if not lent.daemon.boot:
             return self.groups.start(lent.daemon)
         found = self.groups.reach(lent.daemon)
@@ -95,8 +95,19 @@ class Disks:
             way=graph.Way(attachment.way),
             read_only=attachment.read_only,
             writethrough=attachment.writethrough,
-            limits=graph.Limits(attachment.limits.iops, attachment.limits.bytes_per_second),
+            limits=_limits(attachment),
         )
+
+    def set_limits(self, attachment_uid: str) -> None:
+        """Tell the storage daemon of a disk the limits that its row has, if it is there.
+
+        Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
+        """
+        lent = self.find(attachment_uid)
+        found = self.groups.reach(lent.daemon)
+        if found is not None:
+            limits = _limits(lent.attachment)
+            self._ask(found, lambda: found.set_limits(lent.volume.uid, limits))
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
@@ -147,3 +158,7 @@ class Disks:
             # It hangs up a moment before it has ended.
             if not process.wait(_END_S):
                 raise
+
+
+def _limits(attachment: model.Attachment) -> graph.Limits:
+    return graph.Limits(attachment.limits.iops, attachment.limits.bytes_per_second)

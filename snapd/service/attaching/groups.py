@@ -156,7 +156,10 @@ class Groups:
         self._let_go(daemon.uid)
 
     def kill(self, daemon: model.StorageDaemon) -> None:
-        """End a storage daemon at once, whether it answers or not. Raises errors.StorageDaemonBusy if it doesn't end."""
+        """End a storage daemon at once, whether it answers or not.
+
+        Raises errors.StorageDaemonBusy if the kernel doesn't end it.
+        """
         identity = _identity(daemon)
         self._let_go(daemon.uid)
         found = None if identity is None else self.launcher_of(daemon).find(self._plan(daemon.uid), identity)

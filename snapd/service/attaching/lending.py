@@ -15,7 +15,7 @@ from snapd.service import core as cores
 
 
 def lend(core: cores.Core, account: launcher.Account | None, chain: Sequence[model.Layer], *, read_only: bool) -> None:
-    """Lend a disk's layers, given from the top downwards: the top to be written unless read_only, the others to be read.
+    """Lend a disk's layers, given from the top downwards: the top to be written, unless read_only, the others to read.
 
     Raises errors.StorageFailed.
     """
@@ -32,7 +32,10 @@ def lend(core: cores.Core, account: launcher.Account | None, chain: Sequence[mod
 def take_back(
     core: cores.Core, account: launcher.Account | None, chain: Iterable[model.Layer], attachment_uid: str
 ) -> None:
-    """Take layers back that an attachment was lent, but for those that another one needs. Raises errors.StorageFailed."""
+    """Take layers back that an attachment was lent, but for those that another one needs.
+
+    Raises errors.StorageFailed.
+    """
     if account is None:
         return
     needed = set(_needed_by_others(core, attachment_uid))

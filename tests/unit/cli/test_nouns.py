@@ -68,11 +68,26 @@ def test_a_list_is_a_table_over_all_pages(snapvol: Snapvol) -> None:
         "EXCLUSIVE",
         "SHARED",
         "INSTANCE",
+        "ATTACHMENT",
         "CREATED",
         "RECOVERED",
     ]
     assert [line.split()[:3] for line in lines[1:]] == [[name, "READY", "DATA"] for name in "abc"]
     assert len(snapvol("volume", "list", "--limit", "2", "--output", "json").json) == 2
+
+
+def test_a_volume_is_attached_limited_and_detached(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
+    snapvol("volume", "create", "root", "--size", "1M")
+    attached = snapvol("volume", "attach", "root", "--volatile-cache", "--iops", "500", "-o", "json")
+    assert attached.json["attachment"]["nbd"] == {"socket": "/run/nbd.sock", "export": "disk"}
+    asked = memory.received[-1]
+    assert (asked.way, asked.read_only, asked.volatile_cache, asked.limits.iops) == (1, False, True, 500)
+    assert "ATTACHED" in snapvol("volume", "list").out.splitlines()[1].split()
+    limited = snapvol("volume", "limits", "root", "--bandwidth", "10M", "-o", "json")
+    assert limited.json["attachment"]["limits"] == {"bytes_per_second": str(10 * units.MIB)}
+    assert snapvol("volume", "detach", "root", "--force").code != 0, "nobody said yes"
+    assert "is detached" in snapvol("volume", "detach", "root", "--force", "--yes").err
+    assert memory.received[-1].force
 
 
 def test_a_snapshot_is_taken_reverted_to_and_cloned(snapvol: Snapvol, memory: stub_memory.Memory) -> None:

@@ -17,6 +17,7 @@ from google.protobuf import empty_pb2, timestamp_pb2
 
 from snapd import units
 from snapd.v1 import (
+    attachment_pb2,
     environment_service_pb2,
     environment_service_pb2_grpc,
     operation_pb2,
@@ -128,6 +129,28 @@ class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
         del self._memory.resources[volume.name]
         operation = self._memory.operation("snapd.v1.VolumeService/DeleteVolume", volume.name)
         return volume_service_pb2.DeleteVolumeResponse(volume=volume, operation=operation)
+
+    def AttachVolume(self, request: Any, context: Any) -> Any:
+        self._memory.begin("AttachVolume", request, context)
+        volume = self._memory.find(request.name, context)
+        volume.attachment.state = attachment_pb2.Attachment.STATE_ATTACHED
+        volume.attachment.limits.CopyFrom(request.limits)
+        volume.attachment.nbd.CopyFrom(attachment_pb2.Attachment.Nbd(socket="/run/nbd.sock", export="disk"))
+        operation = self._memory.operation("snapd.v1.VolumeService/AttachVolume", volume.name, volume)
+        return volume_service_pb2.AttachVolumeResponse(volume=volume, operation=operation)
+
+    def DetachVolume(self, request: Any, context: Any) -> Any:
+        self._memory.begin("DetachVolume", request, context)
+        volume = self._memory.find(request.name, context)
+        volume.ClearField("attachment")
+        operation = self._memory.operation("snapd.v1.VolumeService/DetachVolume", volume.name, volume)
+        return volume_service_pb2.DetachVolumeResponse(volume=volume, operation=operation)
+
+    def SetVolumeLimits(self, request: Any, context: Any) -> Any:
+        self._memory.begin("SetVolumeLimits", request, context)
+        volume = self._memory.find(request.name, context)
+        volume.attachment.limits.CopyFrom(request.limits)
+        return volume_service_pb2.SetVolumeLimitsResponse(volume=volume)
 
     def ImportVolume(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         start = next(request_iterator).start

@@ -9,8 +9,16 @@ import subprocess
 from snapd.archive import repository as repositories
 from snapd.archive.backends import directory
 from snapd.catalog import layers, points
+from snapd.live import process as processes
 from snapd.pool import layers as pools
 from snapd.service.settings import Settings
+from tests import storagedaemons
+
+_TABLES = (
+    *("environments", "layers", "points", "volumes", "snapshots", "operations", "requests", "intents"),
+    *("attachments", "storage_daemons"),
+)
+"""What is the same again when a service that is at rest is opened and closed."""
 
 
 def check_at_rest(settings: Settings) -> None:
@@ -20,6 +28,7 @@ def check_at_rest(settings: Settings) -> None:
         _check_catalog(connection)
         _check_pool(connection, settings)
         _check_archive(connection, settings)
+        _check_attachments(connection, settings)
 
 
 def is_settled(settings: Settings) -> bool:
@@ -37,7 +46,7 @@ def fingerprint(settings: Settings) -> dict[str, object]:
     """Return what there is: rows, and files with their sizes."""
     found: dict[str, object] = {}
     with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
-        for table in ("environments", "layers", "points", "volumes", "snapshots", "operations", "requests", "intents"):
+        for table in _TABLES:
             found[table] = sorted(repr(row) for row in connection.execute(f"SELECT * FROM {table}"))
     for root in (settings.pool_path, settings.archive_path):
         for folder, _, names in os.walk(root):
@@ -97,6 +106,8 @@ def _check_pool(connection: sqlite3.Connection, settings: Settings) -> None:
     uploading = {row[0] for row in connection.execute("SELECT volume_uid FROM uploads")}
     written = {row[0] for row in connection.execute("SELECT json_extract(payload, '$.layer') FROM intents")}
     known = {row["uid"]: row for row in connection.execute("SELECT * FROM layers")}
+    # Only the storage daemon knows what they hold.
+    live = {row[0] for row in connection.execute(_LIVE_HEADS)}
     strays = pool.strays(set(known) | uploading)
     assert not strays, f"nothing explains {strays}"
     for uid, row in known.items():
@@ -105,9 +116,37 @@ def _check_pool(connection: sqlite3.Connection, settings: Settings) -> None:
         path = pool.path(uid)
         assert path.exists(), f"layer {uid} has no file"
         assert not pool.temporary_path(uid).exists()
+        if uid in live:
+            continue
         checked = subprocess.run(["qemu-img", "check", "-q", str(path)], capture_output=True, text=True, check=False)
         sound = (0, 3) if uid in written else (0,)
         assert checked.returncode in sound, f"layer {uid}: {checked.stdout}{checked.stderr}"
+
+
+def _check_attachments(connection: sqlite3.Connection, settings: Settings) -> None:
+    """Each attachment is served by the process that its row names, or has crashed; nobody else serves anything."""
+    _none(connection, "SELECT uid, state FROM attachments WHERE state NOT IN ('ATTACHED', 'CRASHED')")
+    _none(connection, "SELECT uid FROM storage_daemons WHERE uid NOT IN (SELECT storage_daemon FROM attachments)")
+    _none(connection, "SELECT uid FROM attachments WHERE (volume_uid IS NULL) = (snapshot_uid IS NULL)")
+    serving = set()
+    for row in connection.execute("SELECT * FROM storage_daemons"):
+        states = {found[0] for found in connection.execute(_STATES, (row["uid"],))}
+        assert len(states) == 1, "the disks of a process end with it"
+        process = processes.find(processes.Identity(row["boot"], row["pid"], row["start_ticks"]))
+        assert (process is not None) == (states == {"ATTACHED"}), f"storage daemon {row['uid']}: {states}"
+        if process is not None:
+            serving.add(process.identity)
+            process.close()
+    there = storagedaemons.found(settings.live.exports_path)
+    assert {process.identity for process in there} == serving
+    for process in there:
+        process.close()
+    folders = {path.name for path in settings.live.exports_path.glob("*")}
+    assert folders == {row[0] for row in connection.execute("SELECT uid FROM storage_daemons")}
+
+
+_STATES = "SELECT DISTINCT state FROM attachments WHERE storage_daemon = ?"
+_LIVE_HEADS = "SELECT v.head_layer FROM volumes v JOIN attachments a ON a.volume_uid = v.uid WHERE a.state != 'CRASHED'"
 
 
 def _check_archive(connection: sqlite3.Connection, settings: Settings) -> None:

@@ -10,9 +10,11 @@ import pytest
 from snapd import errors, model
 from snapd.catalog import db, snapshots, volumes
 from snapd.service import states
+from snapd.service.attachments import AttachmentSpec
 from snapd.service.service import Service
 from snapd.service.snapshots import SnapshotSpec
 from snapd.service.volumes import VolumeSpec
+from tests import storagedaemons
 from tests.unit.service import world as worlds
 
 Call = Callable[[Service], object]
@@ -56,6 +58,23 @@ def _verify(service: Service) -> None:
         service.upkeep.verify(worlds.request("VerifySnapshot"), "e", "s", "")
 
 
+def _attach(service: Service) -> object:
+    spec = AttachmentSpec(model.AttachmentWay.NBD, False, True, model.Limits())
+    return service.attachments.attach(worlds.request("AttachVolume"), "e", "v", spec, "")
+
+
+def _detach(service: Service) -> object:
+    with contextlib.suppress(errors.WrongState):
+        _attach(service)
+    return service.attachments.detach(worlds.request("DetachVolume"), "e", "v", "", False)
+
+
+def _set_limits(service: Service) -> object:
+    with contextlib.suppress(errors.WrongState):
+        _attach(service)
+    return service.attachments.set_limits(worlds.request("SetVolumeLimits"), "e", "v", "", model.Limits(100))
+
+
 VOLUME_CALLS: Mapping[str, Call] = {
     "UpdateVolume": _update_volume,
     "RevertVolume": _revert,
@@ -63,6 +82,9 @@ VOLUME_CALLS: Mapping[str, Call] = {
     "WriteBlocks": _write,
     "ExportVolume": lambda service: worlds.contents(service.transfers.export_volume("e", "v")),
     "CheckVolume": _check,
+    "AttachVolume": _attach,
+    "DetachVolume": _detach,
+    "SetVolumeLimits": _set_limits,
     "CreateSnapshot": _snapshot(rapid=False),
     "CreateSnapshot (rapid)": _snapshot(rapid=True),
 }
@@ -80,15 +102,16 @@ SNAPSHOT_CALLS: Mapping[str, Call] = {
 @pytest.fixture
 def still(tmp_path: pathlib.Path) -> Iterator[worlds.World]:
     """Open a service that does nothing by itself, with a volume `v` and its snapshot `s`."""
-    world = worlds.World(tmp_path)
-    world.open()
-    world.environment()
-    world.volume("v")
-    world.snapshot("s", "v", rapid=True)
-    try:
-        yield world
-    finally:
-        world.stop()
+    with storagedaemons.folder() as exports:
+        world = worlds.World(tmp_path, exports)
+        world.open()
+        world.environment()
+        world.volume("v")
+        world.snapshot("s", "v", rapid=True)
+        try:
+            yield world
+        finally:
+            world.stop()
 
 
 @contextlib.contextmanager

@@ -28,8 +28,8 @@ _LOOK_AGAIN_S = 0.02
 """What has no event, as a fold, is looked at this often."""
 
 
-def settings_in(folder: pathlib.Path) -> Settings:
-    """Return settings for a service that keeps everything in a folder."""
+def settings_in(folder: pathlib.Path, exports: pathlib.Path | None = None) -> Settings:
+    """Return settings for a service that keeps everything in a folder, but for the sockets of its exports if given."""
     return Settings(
         pool_path=folder / "pool",
         archive_path=folder / "archive",
@@ -51,7 +51,7 @@ def settings_in(folder: pathlib.Path) -> Settings:
         retry_initial=datetime.timedelta(seconds=30),
         retry_longest=datetime.timedelta(minutes=10),
         upload_expiry=datetime.timedelta(hours=1),
-        live=LiveSettings(exports_path=folder / "exports"),
+        live=LiveSettings(exports_path=exports or folder / "exports"),
     )
 
 
@@ -73,8 +73,9 @@ def clone_of(snapshot_id: str) -> VolumeSpec:
 class World:
     """A service with one environment, `e`. It can be stopped and opened again; time passes when it is told to."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.settings = settings_in(folder)
+    def __init__(self, folder: pathlib.Path, exports: pathlib.Path | None = None) -> None:
+        """Keep everything in a folder. Volumes can be attached if there is a short one for the sockets of exports."""
+        self.settings = settings_in(folder, exports)
         self.clock = clocks.ManualClock(START)
         self._changed = threading.Condition()
         self._service: Service | None = None
