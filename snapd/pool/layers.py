@@ -17,6 +17,8 @@ from snapd.qcow2.reading import chain, image
 from snapd.qcow2.writing import create
 
 HEAD_MODE = 0o640
+LENT_MODE = 0o660
+"""Of a head that is lent to another account to be written: the group's bits are the mask of the access list."""
 FROZEN_MODE = 0o440
 FILLING_MODE = 0o650
 """Of a frozen layer whose file is changed, and not what it shows: nothing else may tell it from a head."""
@@ -161,6 +163,10 @@ class Pool:
         with fsops.translated(self.path(lower)):
             fsops.set_mode(self.path(child), MERGED_MODE, durable=True)
             fsops.set_mode(self.path(lower), MERGING_MODE, durable=True)
+
+    def is_writable(self, uid: str) -> bool:
+        """Say whether a layer's file has the permissions of a head, lent or not, and no mark of a fold."""
+        return self.mode(uid) in (HEAD_MODE, LENT_MODE)
 
     def is_merged(self, uid: str) -> bool:
         """Say whether a fold that is under way puts a layer's data into the one below, which will take its name."""

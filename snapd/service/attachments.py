@@ -1,8 +1,9 @@
 """Attachments: volumes lent to guests, each served by the storage daemon of its group."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 from snapd import errors, model
 from snapd.catalog import attachments, db, journal, storagedaemons, volumes
@@ -13,9 +14,9 @@ from snapd.service import lookup, names, problems, states, transfers
 from snapd.service.attaching import adoption
 from snapd.service.attaching import disks as disking
 from snapd.service.attaching import groups as grouping
-from snapd.service.intents import attach, detach
+from snapd.service.intents import attach, detach, live_capture
 
-KINDS = frozenset({attach.KIND, detach.KIND})
+KINDS = frozenset({attach.KIND, detach.KIND, live_capture.KIND})
 """Kinds of intents that ask a storage daemon: its graph decides what becomes of them."""
 
 
@@ -42,6 +43,17 @@ class Shown:
     """Why it is STALLED."""
 
 
+class Deciding(Protocol):
+    """A handler that can tell what became of an intent that nobody runs any more."""
+
+    def decide(self, intent: model.Intent) -> bool:
+        """Finish the intent, or say that it has to be undone and that no storage daemon has anything of it.
+
+        Raises jobs.Undecided.
+        """
+        ...
+
+
 class Attachments:
     """The attachments of all environments."""
 
@@ -52,14 +64,15 @@ class Attachments:
         heads: heading.Heads,
         reading: transfers.Reading,
         disks: disking.Disks,
-        handler: attach.Handler,
+        deciding: Mapping[str, Deciding],
     ) -> None:
+        """Take the handlers of those intents that aren't just run again, by their kinds."""
         self._core = core
         self._jobs = jobs
         self._heads = heads
         self._reading = reading
         self._disks = disks
-        self._attach = handler
+        self._deciding = deciding
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -284,6 +297,23 @@ class Attachments:
     # --- deciding what is open ----------------------------------------------------------------------------------------
 
     @contextmanager
+    def settled(self, volume_uid: str) -> Iterator[model.Attachment | None]:
+        """Hold the mutex of the group that serves a volume, and yield its attachment, with nothing about it left open.
+
+        The caller holds the volume's mutex. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
+        """
+        self._decide_open(volume_uid)
+        core = self._core
+        with self._lent(volume_uid):
+            found = attachments.of_volume(core.catalog.reader(), volume_uid)
+            if found is not None and found.state is model.AttachmentState.ATTACHED:
+                daemon = storagedaemons.get(core.catalog.reader(), found.storage_daemon)
+                if self._disks.groups.reach(daemon) is None:
+                    adoption.bury(core, self._disks, daemon)
+                    found = attachments.of_volume(core.catalog.reader(), volume_uid)
+            yield found
+
+    @contextmanager
     def _lent(self, volume_uid: str) -> Iterator[None]:
         """Hold the mutex of the group that serves a volume, if one does."""
         reader = self._core.catalog.reader()
@@ -304,20 +334,23 @@ class Attachments:
                 with self._lent(volume_uid):
                     self.decide(intent)
 
-    def decide(self, intent: model.Intent) -> None:
-        """Finish or undo an open intent that nobody runs. Raises errors.SnapdError if it stays open.
+    def decide(self, intent: model.Intent) -> bool:
+        """Finish or undo an open intent that nobody runs, and say which. Raises errors.SnapdError if it stays open.
 
         The caller holds the mutexes of the volume and of its group, or is recovery.
         """
-        if intent.kind != attach.KIND:
+        handler = self._deciding.get(intent.kind)
+        if handler is None:
             self._jobs.run_now(intent)
-            return
+            return True
         try:
-            self._attach.take_out(intent)
+            finished = handler.decide(intent)
         except running.Undecided as undecided:
             raise undecided.error from undecided.__cause__
-        cut = errors.StorageDaemonGone(name=intent.subject, problem="the daemon was stopped before it was attached")
-        self._jobs.give_up(intent, cut)
+        if not finished:
+            cut = errors.StorageDaemonGone(name=intent.subject, problem="the daemon was stopped before it was done")
+            self._jobs.give_up(intent, cut)
+        return finished
 
     # --- at start and at the end --------------------------------------------------------------------------------------
 

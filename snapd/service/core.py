@@ -237,10 +237,9 @@ class Core:
         below = None if uid is None else layers.find(self.catalog.reader(), uid)
         if below is None or below.state is not model.LayerState.FROZEN or not self.pool.path(below.uid).exists():
             return True
-        mode = self.pool.mode(below.uid)
-        if mode == pools.FROZEN_MODE:
+        if self.pool.mode(below.uid) == pools.FROZEN_MODE:
             self.pool.settle_mode(below.uid)
-        elif mode == pools.HEAD_MODE:
+        elif self.pool.is_writable(below.uid):
             # Whoever froze it died before its mode said so.
             with self.pins.alone([below.uid]) as alone:
                 if not alone:

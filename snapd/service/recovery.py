@@ -15,7 +15,7 @@ from snapd.service import core as cores
 from snapd.service import heads as heading
 from snapd.service import jobs as running
 from snapd.service import names, problems
-from snapd.service.intents import archive, attach, collect, import_volume, scrub
+from snapd.service.intents import archive, collect, import_volume, scrub
 
 _log = logging.getLogger(__name__)
 
@@ -105,13 +105,12 @@ def _recover(
 def _decide(core: cores.Core, attachments: attaching.Attachments, intent: model.Intent, target: str) -> Recovered:
     """Have the storage daemon that was asked say what became of it, if it is there and answers."""
     try:
-        attachments.decide(intent)
+        finished = attachments.decide(intent)
     except errors.SnapdError as error:
         _log.warning("an open intent could not be decided: %s", error, extra={"kind": intent.kind})
-        if journal.is_open(core.catalog.reader(), intent):
-            return Recovered(intent, target, Outcome.UNDECIDED, problems.describe(error))
-    undone = intent.kind == attach.KIND
-    return Recovered(intent, target, Outcome.UNDONE if undone else Outcome.FINISHED)
+        outcome = Outcome.UNDECIDED if journal.is_open(core.catalog.reader(), intent) else Outcome.FINISHED
+        return Recovered(intent, target, outcome, problems.describe(error))
+    return Recovered(intent, target, Outcome.FINISHED if finished else Outcome.UNDONE)
 
 
 def _target(core: cores.Core, intent: model.Intent) -> str:

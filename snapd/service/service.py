@@ -50,6 +50,7 @@ from snapd.service.intents import (
     detach,
     fold,
     import_volume,
+    live_capture,
     revert,
     scrub,
 )
@@ -67,7 +68,7 @@ class Service:
         collector = collecting.Collector(core)
         self._heads = heads.Heads(core)
         lent = disks.Disks(core, groups.Groups(core), held.Held(core))
-        attaching = attach.Handler(core, lent)
+        attaching, capturing = attach.Handler(core, lent), live_capture.Handler(core, lent)
         self._jobs = jobs.Jobs(
             core,
             {
@@ -82,6 +83,7 @@ class Service:
                 delete_volume.KIND: delete_volume.Handler(core, self._heads),
                 detach.KIND: detach.Handler(core, lent),
                 fold.KIND: fold.Handler(core),
+                live_capture.KIND: capturing,
                 import_volume.KIND: import_volume.Handler(core),
                 revert.KIND: revert.Handler(core),
             },
@@ -96,13 +98,14 @@ class Service:
         self.environments = environments.Environments(core)
         self.usages = usage.Usages(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
-        self.snapshots = snapshot_service.Snapshots(core, self._jobs)
+        deciding: dict[str, attachments.Deciding] = {attach.KIND: attaching, live_capture.KIND: capturing}
+        self.attachments = attachments.Attachments(
+            core, self._jobs, self._heads, self.transfers.reading, lent, deciding
+        )
+        self.snapshots = snapshot_service.Snapshots(core, self._jobs, self.attachments)
         self.upkeep = upkeep.Upkeep(core, self._jobs)
         self.archives = archives.Archives(core)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
-        self.attachments = attachments.Attachments(
-            core, self._jobs, self._heads, self.transfers.reading, lent, attaching
-        )
         self.recovered = recovery.recover(core, self._jobs, self._heads, self.attachments)
         setbacks.settle(core)
         self._clock_watch = setbacks.Watch(core)

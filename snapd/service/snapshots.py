@@ -7,11 +7,12 @@ from typing import Any
 
 from snapd import errors, model
 from snapd.catalog import db, environments, journal, layers, operations, pauses, points, snapshots, volumes
+from snapd.service import attachments as attaching
 from snapd.service import core as cores
 from snapd.service import health, lookup, names, states
 from snapd.service import jobs as running
 from snapd.service.intents import archive as archive_run
-from snapd.service.intents import capture, delete_snapshot
+from snapd.service.intents import attach, capture, delete_snapshot, live_capture
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,9 +29,10 @@ class SnapshotSpec:
 class Snapshots:
     """The snapshots of all environments."""
 
-    def __init__(self, core: cores.Core, jobs: running.Jobs) -> None:
+    def __init__(self, core: cores.Core, jobs: running.Jobs, attachments: attaching.Attachments) -> None:
         self._core = core
         self._jobs = jobs
+        self._attachments = attachments
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -84,8 +86,9 @@ class Snapshots:
     ) -> tuple[model.Snapshot, model.Operation]:
         """Capture a volume. A rapid snapshot is COMPLETED when this returns, a regular one is archived from now on.
 
-        Raises errors.NotFound, errors.AlreadyExists, errors.WrongState, errors.VolumeAttached, errors.PoolFull,
-        errors.ChainDepth.
+        Of an attached volume it is taken while the guest goes on, with every write that was answered before the call.
+        Raises errors.NotFound, errors.AlreadyExists, errors.WrongState, errors.PoolFull, errors.ChainDepth,
+        errors.StorageDaemonBusy, StorageDaemonGone, StorageDaemonRefused.
         """
         core = self._core
         earlier = lookup.earlier(core.catalog.reader(), request)
@@ -93,12 +96,16 @@ class Snapshots:
             return self._again(earlier)
         volume = lookup.volume(core.catalog.reader(), environment_id, volume_id)
         snapshot_id = snapshot_id or names.generated_snapshot_id(volume.id, core.now())
-        with core.locks.holding(volume.uid), core.locks.holding(f"{volume.environment_uid}/{snapshot_id}"):
-            accepted = self._accept(request, environment_id, snapshot_id, volume.uid, spec)
+        with (
+            core.locks.holding(volume.uid),
+            core.locks.holding(f"{volume.environment_uid}/{snapshot_id}"),
+            self._attachments.settled(volume.uid) as attachment,
+        ):
+            accepted = self._accept(request, environment_id, snapshot_id, volume.uid, spec, attachment)
             if not isinstance(accepted, model.Intent):
                 return self._again(accepted)
             self._jobs.run_now(accepted)
-        found = snapshots.by_uid(core.catalog.reader(), accepted.subject)
+        found = snapshots.by_uid(core.catalog.reader(), capture.decode(accepted.payload).snapshot_uid)
         assert found is not None
         return self._live(found), core.operation(accepted.operation)
 
@@ -109,7 +116,13 @@ class Snapshots:
         return snapshots.by_uid(self._core.catalog.reader(), uid) is None
 
     def _accept(
-        self, request: model.Request, environment_id: str, snapshot_id: str, volume_uid: str, spec: SnapshotSpec
+        self,
+        request: model.Request,
+        environment_id: str,
+        snapshot_id: str,
+        volume_uid: str,
+        spec: SnapshotSpec,
+        attachment: model.Attachment | None,
     ) -> model.Intent | tuple[str, model.Operation | None]:
         """Write the intent down, or return what the same request made while this one waited for the volume."""
         core = self._core
@@ -139,7 +152,12 @@ class Snapshots:
             operation = core.new_operation("CreateSnapshot", environment, name, plan.snapshot_uid)
             lookup.accept(tx, request, operation, plan.snapshot_uid)
             payload = plan.encode() | {running.INLINE: "1"}
-            return journal.open_intent(tx, capture.KIND, plan.snapshot_uid, payload, core.now(), operation.uid)
+            kind, subject = capture.KIND, plan.snapshot_uid
+            if attachment is not None and attachment.state is not model.AttachmentState.CRASHED:
+                # Its subject is the volume, so that whoever calls next about that finds it if it has to stay open.
+                kind, subject = live_capture.KIND, volume.uid
+                payload[attach.ATTACHMENT] = attachment.uid
+            return journal.open_intent(tx, kind, subject, payload, core.now(), operation.uid)
 
     def _capturable(self, tx: db.Transaction, volume_uid: str, environment_id: str, spec: SnapshotSpec) -> model.Volume:
         """Return the volume as it is now, if it can be captured."""
@@ -149,7 +167,6 @@ class Snapshots:
         name = names.volume(environment_id, volume.id)
         states.require_volume("CreateSnapshot (rapid)" if spec.rapid else "CreateSnapshot", name, volume.state)
         assert volume.head_layer is not None
-        self._core.require_detached(volume.uid)
         self._core.pool.require_room()
         self._core.require_depth(name, volume.head_layer)
         return volume

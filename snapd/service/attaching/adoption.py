@@ -55,6 +55,7 @@ def _compare(
             problem = f"disk {lent.volume.uid} stands on layer {found}, and by the catalog on {lent.head}"
             raise errors.StorageDaemonRefused(name=daemon.uid, command="adoption", problem=problem)
         disks.set_limits(attachment.uid)
+        disks.freeze_below(lent)
 
 
 def bury(core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon) -> None:
@@ -66,7 +67,7 @@ def bury(core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon) ->
         if attachment.state is not model.AttachmentState.ATTACHED:
             continue
         lent = disks.find(attachment.uid)
-        disks.mend(lent)
+        disks.mend(lent.head)
         with core.catalog.transaction() as tx:
             attachments.set_state(tx, attachment.uid, model.AttachmentState.CRASHED)
             volumes.touch(tx, lent.volume.uid, core.now())

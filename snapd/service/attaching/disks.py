@@ -6,6 +6,7 @@ Each step can be done again, with the process there or gone.
 import dataclasses
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from snapd import errors, model
 from snapd.catalog import attachments, layers, storagedaemons, volumes
@@ -18,6 +19,9 @@ from snapd.service.attaching import held as holding
 from snapd.service.attaching import lending
 
 _END_S = 1.0
+"""A process hangs up a moment before it has ended."""
+
+Answer = TypeVar("Answer")
 
 _log = logging.getLogger(__name__)
 
@@ -91,12 +95,34 @@ class Disks:
         return graph.Disk(
             uid=lent.volume.uid,
             size_bytes=lent.volume.size_bytes,
-            chain=[graph.Layer(layer.uid, self._core.pool.path(layer.uid)) for layer in below],
+            chain=[self.layer(layer.uid) for layer in below],
             way=graph.Way(attachment.way),
             read_only=attachment.read_only,
             writethrough=attachment.writethrough,
             limits=_limits(attachment),
         )
+
+    def layer(self, uid: str) -> graph.Layer:
+        """Return a layer as the graph takes it."""
+        return graph.Layer(uid, self._core.pool.path(uid))
+
+    def lend_overlay(self, lent: Lent, overlay: str) -> None:
+        """Lend a layer that will be put on a disk's head. Raises errors.StorageFailed."""
+        layer = layers.get(self._core.catalog.reader(), overlay)
+        lending.lend(self._core, self._account(lent), [layer], read_only=False)
+
+    def freeze_below(self, lent: Lent) -> None:
+        """Take the permission to write from the layers below a head: who froze them may have died before that."""
+        core = self._core
+        for layer in layers.chain(core.catalog.reader(), lent.head)[1:]:
+            if core.pool.is_writable(layer.uid):
+                core.pool.freeze(layer.uid)
+
+    def withdraw(self, lent: Lent, overlay: str) -> None:
+        """Take a layer that was put on nothing out of the storage daemon, if that is there."""
+        found = self.groups.reach(lent.daemon)
+        if found is not None:
+            ask(found, lambda: found.withdraw([overlay]))
 
     def set_limits(self, attachment_uid: str) -> None:
         """Tell the storage daemon of a disk the limits that its row has, if it is there.
@@ -107,7 +133,7 @@ class Disks:
         found = self.groups.reach(lent.daemon)
         if found is not None:
             limits = _limits(lent.attachment)
-            self._ask(found, lambda: found.set_limits(lent.volume.uid, limits))
+            ask(found, lambda: found.set_limits(lent.volume.uid, limits))
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
@@ -115,7 +141,7 @@ class Disks:
         """Have what the guest wrote made durable, if the storage daemon is there and has the disk."""
         found = self.groups.reach(lent.daemon)
         if found is not None and not lent.attachment.read_only:
-            self._ask(found, lambda: found.flush({lent.volume.uid} & found.exported()))
+            ask(found, lambda: found.flush({lent.volume.uid} & found.exported()))
 
     def remove(self, lent: Lent) -> None:
         """End the export and close its layers, if the storage daemon is there; stop one that serves nothing else.
@@ -126,38 +152,39 @@ class Disks:
         if found is None:
             return
         below = [layer.uid for layer in layers.chain(self._core.catalog.reader(), lent.head)]
-        self._ask(found, lambda: found.remove(lent.volume.uid, below))
-        self._ask(found, lambda: self.groups.stop_if_idle(lent.daemon, found))
+        ask(found, lambda: found.remove(lent.volume.uid, below))
+        ask(found, lambda: self.groups.stop_if_idle(lent.daemon, found))
 
     def take_back(self, lent: Lent) -> None:
         """Mend leaks once nobody has the head open, take back what was lent, and remove the folder of who is gone.
 
         Raises errors.ImageBusy if somebody has the head open, errors.StorageFailed.
         """
-        self.mend(lent)
+        self.mend(lent.head)
         below = layers.chain(self._core.catalog.reader(), lent.head)
         lending.take_back(self._core, self._account(lent), below, lent.attachment.uid)
         self.groups.clear(lent.daemon, lent.attachment.uid)
 
-    def mend(self, lent: Lent) -> None:
+    def mend(self, head: str) -> None:
         """Mend what the end of a storage daemon left in a head. Raises errors.ImageBusy if somebody has it open."""
         try:
-            leaked = repair.repair_leaks(self._core.pool.path(lent.head))
+            leaked = repair.repair_leaks(self._core.pool.path(head))
         except (errors.Corrupt, errors.ImageRefused) as damage:
             # It was as bad before; a check tells of it, and it can be reverted or deleted once it is detached.
-            _log.error("a head that was attached is damaged: %s", damage, extra={"layer": lent.head})
+            _log.error("a head that was attached is damaged: %s", damage, extra={"layer": head})
             return
         if leaked:
-            _log.info("repaired leaked clusters", extra={"layer": lent.head, "clusters": leaked})
+            _log.info("repaired leaked clusters", extra={"layer": head, "clusters": leaked})
 
-    def _ask(self, process: storage.StorageDaemon, question: Callable[[], None]) -> None:
-        """Ask a storage daemon for something that its end settles as well."""
-        try:
-            question()
-        except errors.StorageDaemonGone:
-            # It hangs up a moment before it has ended.
-            if not process.wait(_END_S):
-                raise
+
+def ask(process: storage.StorageDaemon, question: Callable[[], Answer]) -> Answer | None:
+    """Return a storage daemon's answer; None: it has ended, which settles what it was asked for as well."""
+    try:
+        return question()
+    except errors.StorageDaemonGone:
+        if not process.wait(_END_S):
+            raise
+        return None
 
 
 def _limits(attachment: model.Attachment) -> graph.Limits:

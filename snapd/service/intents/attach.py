@@ -46,7 +46,7 @@ class Handler:
             self._bring_up(intent)
         except Exception as error:
             if journal.is_open(self._core.catalog.reader(), intent):
-                self.take_out(intent, error)
+                self.decide(intent, error)
             raise
 
     def _bring_up(self, intent: model.Intent) -> None:
@@ -66,8 +66,11 @@ class Handler:
             journal.close_intent(tx, intent)
         fsops.point("attach.committed")
 
-    def take_out(self, intent: model.Intent, cause: Exception | None = None) -> None:
-        """Take out of the storage daemon what was brought up, before the intent is undone. Raises jobs.Undecided."""
+    def decide(self, intent: model.Intent, cause: Exception | None = None) -> bool:
+        """Take out of the storage daemon what was brought up, and say that the intent is to be undone.
+
+        Raises jobs.Undecided.
+        """
         lent = self._disks.find(intent.payload[ATTACHMENT])
         try:
             self._disks.remove(lent)
@@ -77,6 +80,7 @@ class Handler:
         except errors.SnapdError as error:
             raise running.Undecided(error) from cause or error
         self._disks.held.release(lent.attachment.uid)
+        return False
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Forget the attachment, and a storage daemon that no other one names."""

@@ -94,47 +94,14 @@ class Handler:
         assert volume.head_layer is not None
         overlay = layers.get(reader, plan.overlay)
         captured = core.now()
-        core.pool.create(overlay, _description(intent, volume, plan, captured))
+        core.pool.create(overlay, description(intent, volume, plan, captured))
         fsops.point("capture.before_commit")
         control.check()
         with core.catalog.transaction() as tx:
-            self._commit(tx, intent, plan, volume.head_layer, captured)
+            commit(core, tx, intent, plan, volume.head_layer, captured)
         fsops.point("capture.committed")
         core.pool.freeze(volume.head_layer)
         core.hints.layer(layers.get(reader, volume.head_layer).parent)
-
-    def _commit(
-        self,
-        tx: db.Transaction,
-        intent: model.Intent,
-        plan: Capture,
-        head: str,
-        now: datetime.datetime,
-    ) -> None:
-        # Read anew, since its labels and the like can be changed without its mutex.
-        volume = volumes.by_uid(tx.connection, plan.volume_uid)
-        assert volume is not None
-        layers.set_state(tx, head, model.LayerState.FROZEN)
-        layers.set_state(tx, plan.overlay, model.LayerState.HEAD)
-        points.insert(
-            tx,
-            model.Point(
-                uid=plan.point,
-                environment_uid=volume.environment_uid,
-                parent=volume.parent_point,
-                layer=head,
-                size_bytes=volume.size_bytes,
-                delta_recorded=False,
-                created=now,
-            ),
-        )
-        due = _due(plan, now)
-        estimated_bytes = self._core.estimate(tx.connection, head, volume.environment_uid, due)
-        snapshots.put(tx, _snapshot(volume, plan, now, due, estimated_bytes))
-        volumes.put(tx, dataclasses.replace(volume, head_layer=plan.overlay, parent_point=plan.point, updated=now))
-        journal.close_intent(tx, intent)
-        if plan.rapid:
-            operations.end(tx, intent.operation, now)
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Doom the overlay."""
@@ -142,7 +109,37 @@ class Handler:
         layers.doom(tx, decode(intent.payload).overlay)
 
 
-def _description(intent: model.Intent, volume: model.Volume, plan: Capture, captured: datetime.datetime) -> bytes:
+def commit(
+    core: cores.Core, tx: db.Transaction, intent: model.Intent, plan: Capture, head: str, now: datetime.datetime
+) -> None:
+    """Freeze the head as the point of the snapshot, put the overlay in its place, and end the intent."""
+    # Read anew, since its labels and the like can be changed without its mutex.
+    volume = volumes.by_uid(tx.connection, plan.volume_uid)
+    assert volume is not None
+    layers.set_state(tx, head, model.LayerState.FROZEN)
+    layers.set_state(tx, plan.overlay, model.LayerState.HEAD)
+    points.insert(
+        tx,
+        model.Point(
+            uid=plan.point,
+            environment_uid=volume.environment_uid,
+            parent=volume.parent_point,
+            layer=head,
+            size_bytes=volume.size_bytes,
+            delta_recorded=False,
+            created=now,
+        ),
+    )
+    due = _due(plan, now)
+    estimated_bytes = core.estimate(tx.connection, head, volume.environment_uid, due)
+    snapshots.put(tx, _snapshot(volume, plan, now, due, estimated_bytes))
+    volumes.put(tx, dataclasses.replace(volume, head_layer=plan.overlay, parent_point=plan.point, updated=now))
+    journal.close_intent(tx, intent)
+    if plan.rapid:
+        operations.end(tx, intent.operation, now)
+
+
+def description(intent: model.Intent, volume: model.Volume, plan: Capture, captured: datetime.datetime) -> bytes:
     """Return what the overlay's header says of itself, and of the point that it froze."""
     assert volume.head_layer is not None
     head = descriptions.Head(

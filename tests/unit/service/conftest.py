@@ -3,6 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import storagedaemons
 from tests.unit.service import world as worlds
 
 
@@ -17,3 +18,18 @@ def world(tmp_path: pathlib.Path) -> Iterator[worlds.World]:
         world.check()
     finally:
         world.stop()
+
+
+@pytest.fixture
+def lender(tmp_path: pathlib.Path) -> Iterator[worlds.World]:
+    """Run a service with an environment `e` and a volume `v`; what it left is checked, and what it started is ended."""
+    with storagedaemons.folder() as exports:
+        world = worlds.World(tmp_path, exports)
+        world.start()
+        world.environment()
+        world.volume("v")
+        try:
+            yield world
+            world.check()
+        finally:
+            world.stop()
