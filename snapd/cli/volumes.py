@@ -5,7 +5,19 @@ from typing import Any
 import click
 
 from snapd import units
-from snapd.cli import attachments, failures, listing, names, output, parameters, progress, questions, session, transfers
+from snapd.cli import (
+    attachments,
+    chains,
+    failures,
+    listing,
+    names,
+    output,
+    parameters,
+    progress,
+    questions,
+    session,
+    transfers,
+)
 from snapd.client import checks
 from snapd.v1 import volume_service_pb2 as api
 
@@ -41,6 +53,7 @@ def volume() -> None:
 for command in (
     *(transfers.import_, transfers.export, transfers.write),
     *(attachments.attach, attachments.detach, attachments.limits),
+    chains.chain,
 ):
     volume.add_command(command)
 

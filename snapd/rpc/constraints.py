@@ -253,6 +253,7 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
         "request_id": request_id,
     },
     "GetVolume": _VOLUME,
+    "GetVolumeChain": _VOLUME,
     "ListVolumes": _LISTED,
     "UpdateVolume": {
         "volume.name": required_name(names.VOLUME),

@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from snapd import model
 from snapd.rpc import errors as statuses
 from snapd.rpc import methods
-from snapd.service import attachments, checking, lookup, usage, work
+from snapd.service import attachments, chains, checking, lookup, usage, work
 from snapd.service import names as service_names
 from snapd.v1 import (
     attachment_pb2,
@@ -193,6 +193,20 @@ def environment_usage(found: usage.EnvironmentUsage) -> environment_service_pb2.
                 for uid, space in found.by_snapshot
             ],
         ),
+    )
+
+
+def layer(depth: int, link: chains.Link) -> volume_service_pb2.Layer:
+    """Return a layer of a volume's chain."""
+    return volume_service_pb2.Layer(
+        depth=depth,
+        state=volume_service_pb2.Layer.State.Value(f"STATE_{link.layer.state}"),
+        size_bytes=link.layer.size_bytes,
+        allocated_bytes=link.allocated_bytes,
+        create_time=timestamp(link.layer.created),
+        snapshots=link.snapshots,
+        volumes=link.volumes,
+        volume_count=link.volume_count,
     )
 
 

@@ -40,7 +40,7 @@ class Method:
 
 _READS = {
     "snapd.v1.EnvironmentService": ("GetEnvironment", "GetEnvironmentUsage", "ListEnvironments"),
-    "snapd.v1.VolumeService": ("GetVolume", "ListVolumes"),
+    "snapd.v1.VolumeService": ("GetVolume", "GetVolumeChain", "ListVolumes"),
     "snapd.v1.SnapshotService": ("GetSnapshot", "ListSnapshots"),
     "snapd.v1.ArchiveService": ("ListArchiveHosts", "ListArchivedSnapshots"),
     "snapd.v1.SystemService": ("GetServerInfo", "GetCapacity", "GetRecoveryReport"),

@@ -49,6 +49,12 @@ class VolumeServicer(volume_service_pb2_grpc.VolumeServiceServicer):
     async def GetVolume(self, request: messages.GetVolumeRequest, context: Any) -> messages.GetVolumeResponse:
         return messages.GetVolumeResponse(volume=self._convert(self._volumes.get(*names.ids(request.name))))
 
+    async def GetVolumeChain(
+        self, request: messages.GetVolumeChainRequest, context: Any
+    ) -> messages.GetVolumeChainResponse:
+        links = await self._edge.workers.run(self._edge.service.chains.of_volume, *names.ids(request.name))
+        return messages.GetVolumeChainResponse(layers=(convert.layer(depth, link) for depth, link in enumerate(links)))
+
     async def ListVolumes(self, request: messages.ListVolumesRequest, context: Any) -> messages.ListVolumesResponse:
         query = convert.query(request, self._edge.identity.name, names.environment_id(request.parent))
         return await self._edge.listed(query, self._list)

@@ -16,6 +16,7 @@ from snapd.service import (
     archives,
     attachments,
     backups,
+    chains,
     checking,
     collecting,
     comparison,
@@ -97,6 +98,7 @@ class Service:
         self.backups = backups.Backups(core)
         self.environments = environments.Environments(core)
         self.usages = usage.Usages(core)
+        self.chains = chains.Chains(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
         deciding: dict[str, attachments.Deciding] = {attach.KIND: attaching, live_capture.KIND: capturing}
         self.attachments = attachments.Attachments(

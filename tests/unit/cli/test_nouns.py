@@ -272,3 +272,16 @@ def test_a_check_shows_every_file_and_fails_on_damage(snapvol: Snapvol, memory: 
     repaired = snapvol("volume", "check", "root", "--repair", "-o", "json")
     assert (repaired.code, repaired.json[0]["leaks_fixed"]) == (0, "3")
     assert snapvol("volume", "check", "none").code == 3
+
+
+def test_a_chain_is_drawn_with_its_snapshots_and_who_else_stands_on_it(snapvol: Snapvol) -> None:
+    snapvol("volume", "create", "root", "--size", "1G")
+    drawn = snapvol("volume", "chain", "root")
+    assert drawn.code == 0
+    heading, head, below = drawn.out.splitlines()
+    assert heading.split() == ["LAYER", "SIZE", "ALLOCATED", "CREATED", "SNAPSHOTS", "ALSO", "UNDER"]
+    assert head.split() == ["●", "0", "HEAD", "1.0", "GiB", "1.0", "MiB"]
+    assert below.split()[:7] == ["├", "1", "FROZEN", "1.0", "GiB", "3.0", "MiB"]
+    assert below.endswith("clone-0, clone-1, clone-2, 2 more")
+    assert snapvol("volume", "chain", "root", "-o", "json").json[1]["volume_count"] == 5
+    assert snapvol("volume", "chain", "none").code == 3

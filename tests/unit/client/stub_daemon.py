@@ -199,6 +199,23 @@ class _Volumes(volume_service_pb2_grpc.VolumeServiceServicer):
         content[piece.offset : piece.offset + len(data)] = data
         return int(piece.offset) + len(data)
 
+    def GetVolumeChain(self, request: Any, context: Any) -> Any:
+        self._memory.begin("GetVolumeChain", request, context)
+        volume = self._memory.find(request.name, context)
+        parent = request.name.rpartition("/")[0]
+        layer = volume_service_pb2.Layer
+        head = layer(state=layer.STATE_HEAD, size_bytes=volume.size_bytes, allocated_bytes=1 << 20)
+        below = layer(
+            depth=1,
+            state=layer.STATE_FROZEN,
+            size_bytes=volume.size_bytes,
+            allocated_bytes=3 << 20,
+            snapshots=[f"{parent.removesuffix('/volumes')}/snapshots/golden"],
+            volumes=[f"{parent}/clone-{number}" for number in range(4)],
+            volume_count=5,
+        )
+        return volume_service_pb2.GetVolumeChainResponse(layers=[head, below])
+
     def CheckVolume(self, request: Any, context: Any) -> Iterator[Any]:
         self._memory.begin("CheckVolume", request, context)
         self._memory.find(request.name, context)
