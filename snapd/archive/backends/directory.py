@@ -14,11 +14,11 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from snapd import errors, fsops, units
+from snapd import direct, errors, fsops, units
 from snapd.archive.backends import backend
 
-_WRITE_BACK: Final = 4 * units.MIB
-"""Dirty bytes after which the kernel is told to start writing, so that the fsync at the end finds little left to do."""
+_BATCH: Final = 4 * units.MIB
+"""Bytes of an object that are collected, and written at once past the page cache, since nobody reads them soon."""
 
 _NAME_LENGTH: Final = 8
 """Random bytes in a temporary name. The process's number wouldn't do: in a container the next process has it too."""
@@ -242,21 +242,27 @@ class DirectoryUpload:
         self._fd: int | None = fd
         self._temporary: pathlib.Path | None = temporary
         self._path = path
-        self._length = 0
-        self._handed_over = 0
+        self._output = direct.Output(fd)
+        self._collected = direct.buffer(_BATCH)
+        self._count = 0
+        self._written = 0
 
     def append(self, buffers: Sequence[backend.Bytes]) -> None:
         assert self._fd is not None, "append after the end"
-        with backend.translated(self._key):
-            fsops.pwritev(self._fd, buffers, self._length)
-            self._length += sum(len(memoryview(buffer).cast("B")) for buffer in buffers)
-            if self._length - self._handed_over >= _WRITE_BACK:
-                os.posix_fadvise(self._fd, self._handed_over, self._length - self._handed_over, os.POSIX_FADV_DONTNEED)
-                self._handed_over = self._length
+        for buffer in buffers:
+            rest = memoryview(buffer).cast("B")
+            while rest:
+                taken = rest[: _BATCH - self._count]
+                self._collected[self._count : self._count + len(taken)] = taken
+                self._count += len(taken)
+                rest = rest[len(taken) :]
+                if self._count == _BATCH:
+                    self._write()
 
     def finish(self) -> None:
         assert self._fd is not None, "finish after the end"
         assert self._temporary is not None, "finish after the end"
+        self._write()
         with backend.translated(self._key):
             fsops.fsync(self._fd)
             self._close()
@@ -271,7 +277,14 @@ class DirectoryUpload:
                 self._store.remove_empty(self._temporary.parent)
             self._temporary = None
 
+    def _write(self) -> None:
+        with backend.translated(self._key):
+            self._output.pwrite(self._collected[: self._count], self._written)
+        self._written += self._count
+        self._count = 0
+
     def _close(self) -> None:
+        self._output.close()
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
