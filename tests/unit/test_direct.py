@@ -24,7 +24,6 @@ def file(tmp_path: pathlib.Path) -> Iterator[int]:
 
 @pytest.mark.parametrize("seed", [1, random.SystemRandom().getrandbits(32)], ids=["fixed", "fresh"])
 def test_any_pieces_in_any_order_make_the_same_file(file: int, seed: int) -> None:
-    print(f"seed {seed}")
     chance = random.Random(seed)
     memory = direct.buffer(SIZE)
     expected = bytearray()
