@@ -217,6 +217,23 @@ class Manifest:
                 for number in sorted(data):
                     yield number, data.pop(number)
 
+    def read_into(self, first: int, target: memoryview) -> list[tuple[int, int]]:
+        """Put the blocks from `first` on into their places in target, which is whole blocks long, and at most 16 MiB.
+
+        Returns the ranges [low, high) of target, in bytes and ascending, that were filled; what lies between reads as
+        zeros, and target has there what it had. Raises as `read_blocks` does.
+        """
+        count = units.divide_up(len(target), self.block_size)
+        part = self.entries(first, count)
+        for number, data in self._read_window(first, part):
+            begin = (number - first) * self.block_size
+            target[begin : begin + len(data)] = data
+        present = np.flatnonzero(part["name"].any(axis=1))
+        heads = present[np.diff(present, prepend=-2) != 1] * self.block_size
+        ends = (present[np.diff(present, append=count + 1) != 1] + 1) * self.block_size
+        size_bytes = self.size_bytes - first * self.block_size
+        return [(low, min(high, size_bytes)) for low, high in zip(heads.tolist(), ends.tolist(), strict=True)]
+
     def held(self, first: int, count: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges [low, high) of blocks of [first, first + count) outside of which all are zeros, ascending.
 

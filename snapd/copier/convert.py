@@ -29,16 +29,18 @@ def convert(source: chains.Chain, target: writer.Writer, threads: int, control: 
         extents = source.block_map(start, length)
         total += extents.total() - extents.total(blockmap.Kind.ZERO)
     control.begin("CONVERTING", total)
+    buffers = inflight.Buffers(_PIECE)
     for start, length in blockmap.windows(source.size_bytes, source.window_span):
         extents = source.block_map(start, length)
 
-        def read(run: tuple[int, int], extents: blockmap.BlockMap = extents) -> tuple[int, bytearray]:
+        def read(run: tuple[int, int], extents: blockmap.BlockMap = extents) -> tuple[int, int, memoryview]:
             offset, count = run
-            buffer = bytearray(count)
-            source.read_extents_into(extents, offset, memoryview(buffer))
-            return offset, buffer
+            buffer = buffers.take()
+            source.read_extents_into(extents, offset, buffer[:count])
+            return offset, count, buffer
 
-        for offset, data in inflight.ordered(read, runs(extents, _PIECE), threads, control):
-            target.write(offset, data)
-            control.advance(len(data))
+        for offset, count, buffer in inflight.ordered(read, runs(extents, _PIECE), threads, control):
+            target.write_direct(offset, buffer[:count])
+            buffers.give_back(buffer)
+            control.advance(count)
     target.flush()

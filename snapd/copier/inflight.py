@@ -1,10 +1,11 @@
-"""A bounded number of pieces of work in flight on a few threads."""
+"""A bounded number of pieces of work in flight on a few threads, and the memory that they are in."""
 
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from snapd import direct
 from snapd.copier import control as controls
 
 Piece = TypeVar("Piece")
@@ -12,6 +13,26 @@ Result = TypeVar("Result")
 
 DEPTH_PER_THREAD = 2
 """Pieces waiting or running per thread: enough to keep it busy, and all the memory that a copy takes."""
+
+
+class Buffers:
+    """Memory for pieces on their way past the page cache, used again and again. Thread-safe."""
+
+    def __init__(self, length: int) -> None:
+        """Each buffer has so many bytes."""
+        self._length = length
+        self._spare: collections.deque[memoryview] = collections.deque()
+
+    def take(self) -> memoryview:
+        """Return a buffer, which holds anything."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return direct.buffer(self._length)
+
+    def give_back(self, buffer: memoryview) -> None:
+        """Let the next one have a buffer that was taken."""
+        self._spare.append(buffer)
 
 
 def ordered(

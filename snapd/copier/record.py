@@ -7,12 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from snapd import blockmap, units
+from snapd import blockmap, direct, units
 from snapd import pace as paces
 from snapd.copier import control as controls
 from snapd.copier import inflight
 from snapd.qcow2.reading import chain as chains
-from snapd.qcow2.reading import direct
 
 _BATCH = 4 * units.MIB
 """Bytes that one piece of work reads at most: long enough for the disk, short enough for memory. A pace cuts it."""

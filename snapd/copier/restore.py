@@ -27,14 +27,19 @@ def restore(manifest: manifests.Manifest, target: writer.Writer, threads: int, c
     """
     control.begin("RESTORING", manifest.size_bytes)
     step = max(1, _PIECE // manifest.block_size)
+    buffers = inflight.Buffers(step * manifest.block_size)
 
-    def read(first: int) -> tuple[int, list[tuple[int, bytes]]]:
-        return first, list(manifest.read_blocks(first, min(step, manifest.blocks - first)))
+    def read(first: int) -> tuple[int, list[tuple[int, int]], memoryview]:
+        buffer = buffers.take()
+        count = min(step, manifest.blocks - first)
+        return first, manifest.read_into(first, buffer[: count * manifest.block_size]), buffer
 
     done = 0
-    for first, found in inflight.ordered(read, _pieces(manifest, step), threads, control):
-        for number, data in found:
-            target.write(number * manifest.block_size, data)
+    for first, runs, buffer in inflight.ordered(read, _pieces(manifest, step), threads, control):
+        start = first * manifest.block_size
+        for low, high in runs:
+            target.write_direct(start + low, buffer[low:high])
+        buffers.give_back(buffer)
         end = min((first + step) * manifest.block_size, manifest.size_bytes)
         control.advance(end - done)
         done = end

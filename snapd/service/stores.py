@@ -1,8 +1,8 @@
 """The archive that the settings name: its store, and the repository on it."""
 
 from snapd import clock as clocks
+from snapd.archive import layout, sealing
 from snapd.archive import repository as repositories
-from snapd.archive import sealing
 from snapd.archive.backends import backend, directory, s3
 from snapd.service.settings import Settings
 
@@ -14,7 +14,7 @@ def store(settings: Settings, *, make: bool = False) -> backend.Backend:
     """
     if settings.bucket is not None:
         return s3.S3Backend(settings.bucket)
-    return directory.DirectoryBackend(settings.archive_path, make=make)
+    return directory.DirectoryBackend(settings.archive_path, make=make, marker=layout.REPOSITORY)
 
 
 def repository(settings: Settings, archive: backend.Backend, clock: clocks.Clock) -> repositories.Repository:

@@ -91,8 +91,8 @@ def _archive(source: pathlib.Path, place: pathlib.Path) -> timing.Sample:
 
 
 def _record(source: pathlib.Path, repository: repositories.Repository) -> None:
-    threads = min(4, os.cpu_count() or 1)
-    with image.Image.open(source) as opened:
+    threads = min(8, 2 * (os.cpu_count() or 1))
+    with image.Image.open(source, past_cache=True) as opened:
         seen = chain.Chain([opened])
         with repository.begin("environment", "first", seen.size_bytes) as recording:
             record.record(seen, None, recording, repository.block_size, threads, control.Control())

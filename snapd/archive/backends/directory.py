@@ -2,6 +2,10 @@
 
 An object is written under a temporary name that begins with a dot, fsynced, linked to its own, and its folder fsynced.
 Folders are made when needed and removed when empty.
+
+A folder on which nothing is mounted looks like an empty store, and one that is mounted again a moment later like one
+of which something has vanished. So whatever is looked up is looked up in a root that is held open, and in which the
+store's marker was found: what isn't there then isn't in the store.
 """
 
 import datetime
@@ -12,13 +16,14 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
-from snapd import errors, fsops, units
+from snapd import direct, errors, fsops, units
 from snapd.archive.backends import backend
 
-_WRITE_BACK: Final = 4 * units.MIB
-"""Dirty bytes after which the kernel is told to start writing, so that the fsync at the end finds little left to do."""
+_BATCH: Final = 4 * units.MIB
+"""Bytes of an object that are collected, and written at once past the page cache, since nobody reads them soon."""
 
 _NAME_LENGTH: Final = 8
 """Random bytes in a temporary name. The process's number wouldn't do: in a container the next process has it too."""
@@ -30,10 +35,15 @@ _ATTEMPTS: Final = 8
 class DirectoryBackend:
     """A backend.Backend on a folder."""
 
-    def __init__(self, root: pathlib.Path, *, make: bool = True) -> None:
-        """Use the folder `root`, made if it isn't there and may be; else errors.ArchiveUnreachable is raised."""
+    def __init__(self, root: pathlib.Path, *, make: bool = True, marker: str | None = None) -> None:
+        """Use the folder `root`, made if it isn't there and may be; else errors.ArchiveUnreachable is raised.
+
+        marker is the key of an object that is in the store from its first day to its last. Without one an empty folder
+        is an empty store.
+        """
         self.settling = datetime.timedelta(0)
         self._root = root
+        self._marker = marker
         self._lock = threading.Lock()
         self._durable_folders = {root}
         if not make and not root.is_dir():
@@ -45,6 +55,7 @@ class DirectoryBackend:
 
     def upload(self, key: str) -> "DirectoryUpload":
         path = self._path(key)
+        self._require_root(key)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(_NAME_LENGTH)}.tmp")
         with backend.translated(key):
             for attempt in itertools.count(1):
@@ -75,33 +86,29 @@ class DirectoryBackend:
             raise errors.AlreadyExists(resource_type="object", name=key) from error
         except FileNotFoundError as error:
             raise self._gone() from error
+        # It may have been linked below what a mount has just uncovered.
+        self._require_root(key)
+
+    def _require_root(self, key: str) -> None:
+        """Raise errors.ArchiveUnreachable if what is to be written at a key would not be in the store."""
+        if self._marker is not None and key != self._marker:
+            with self._held(key):
+                pass
 
     def _gone(self) -> errors.ArchiveUnreachable:
         return errors.ArchiveUnreachable(problem=f"what lay in {self._root} is gone: it isn't mounted any more")
 
     def get(self, key: str) -> bytes:
-        with backend.translated(key):
-            fd = _open(self._path(key))
-            try:
-                return _read(key, fd, 0, os.fstat(fd).st_size)
-            finally:
-                os.close(fd)
+        with backend.translated(key), self._opened(key) as fd:
+            return _read(key, fd, 0, os.fstat(fd).st_size)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        with backend.translated(key):
-            fd = _open(self._path(key))
-            try:
-                return _read(key, fd, offset, length)
-            finally:
-                os.close(fd)
+        with backend.translated(key), self._opened(key) as fd:
+            return _read(key, fd, offset, length)
 
     def size(self, key: str) -> int | None:
-        try:
-            with backend.translated(key):
-                found = os.lstat(self._path(key))
-        except errors.NotFound:
-            return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        found = self._status(key)
+        return None if found is None else found.st_size
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for path, size_bytes in self._files(prefix):
@@ -109,22 +116,17 @@ class DirectoryBackend:
                 yield path.relative_to(self._root).as_posix(), size_bytes
 
     def folders(self, prefix: str) -> Iterator[str]:
-        folder = self._root / prefix
         try:
-            with backend.translated(prefix), os.scandir(folder) as entries:
-                found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            with self._held(prefix) as root:
+                found = [name for name, size_bytes in _scan(root, prefix) if size_bytes is None]
         except errors.NotFound:
             return
         # A folder that has just lost its last object, or waits for its first one, holds no key.
         yield from (name for name in found if any(True for _ in self.list(f"{prefix}{name}/")))
 
     def modified(self, key: str) -> datetime.datetime | None:
-        try:
-            with backend.translated(key):
-                found = os.lstat(self._path(key))
-        except errors.NotFound:
-            return None
-        return _time(found) if stat.S_ISREG(found.st_mode) else None
+        found = self._status(key)
+        return None if found is None else _time(found)
 
     def now(self) -> datetime.datetime:
         # A file's own time: on a network file system the server's clock counts.
@@ -148,15 +150,13 @@ class DirectoryBackend:
             except (NotADirectoryError, IsADirectoryError):
                 return False
             self.remove_empty(path.parent)
+        if not removed and self._status(key) is not None:
+            raise self._gone()
         return removed
 
     def drop_cache(self, key: str) -> None:
-        with backend.translated(key):
-            fd = _open(self._path(key))
-            try:
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(fd)
+        with backend.translated(key), self._opened(key) as fd:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def discard_unfinished(self, prefix: str) -> int:
         count = 0
@@ -179,6 +179,43 @@ class DirectoryBackend:
 
     def _path(self, key: str) -> pathlib.Path:
         return self._root / backend.check_key(key)
+
+    @contextmanager
+    def _held(self, key: str) -> Iterator[int]:
+        """Hold the root open for a look at key, and raise errors.ArchiveUnreachable if it isn't the store's."""
+        try:
+            with backend.translated(str(self._root)):
+                root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except errors.NotFound as error:
+            if self._marker is None:
+                raise
+            raise self._gone() from error
+        try:
+            if self._marker is not None and key != self._marker and _status(root, self._marker) is None:
+                raise self._gone()
+            yield root
+        finally:
+            os.close(root)
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[int]:
+        backend.check_key(key)
+        with self._held(key) as root:
+            fd = os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _status(self, key: str) -> os.stat_result | None:
+        """Return what is known of an object, or None if there is none."""
+        backend.check_key(key)
+        try:
+            with self._held(key) as root:
+                found = _status(root, key)
+        except errors.NotFound:
+            return None
+        return found if found is not None and stat.S_ISREG(found.st_mode) else None
 
     def _make_folder(self, folder: pathlib.Path) -> None:
         # Whoever finds a folder can't know whether its name is durable yet: another thread may be about to sync it, or
@@ -211,25 +248,22 @@ class DirectoryBackend:
     def _files(self, prefix: str) -> Iterator[tuple[pathlib.Path, int]]:
         """Yield path and length of each regular file whose key begins with prefix, unfinished ones too."""
         parent, _, start = prefix.rpartition("/")
-        pending = [self._root / parent if parent else self._root]
-        while pending:
-            folder = pending.pop()
-            try:
-                with backend.translated(str(folder)), os.scandir(folder) as entries:
-                    found = sorted(entries, key=lambda entry: entry.name)
-            except errors.NotFound:
-                continue
-            for entry in found:
-                if not entry.name.removeprefix(".").startswith(start):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(folder / entry.name)
-                elif entry.is_file(follow_symlinks=False):
-                    try:
-                        yield folder / entry.name, entry.stat(follow_symlinks=False).st_size
-                    except FileNotFoundError:
-                        continue
-            start = ""
+        pending = [parent]
+        try:
+            with self._held(prefix) as root:
+                while pending:
+                    folder = pending.pop()
+                    for name, size_bytes in _scan(root, folder):
+                        if not name.removeprefix(".").startswith(start):
+                            continue
+                        path = f"{folder}/{name}" if folder else name
+                        if size_bytes is None:
+                            pending.append(path)
+                        else:
+                            yield self._root / path, size_bytes
+                    start = ""
+        except errors.NotFound:
+            return
 
 
 class DirectoryUpload:
@@ -242,21 +276,27 @@ class DirectoryUpload:
         self._fd: int | None = fd
         self._temporary: pathlib.Path | None = temporary
         self._path = path
-        self._length = 0
-        self._handed_over = 0
+        self._output = direct.Output(fd)
+        self._collected = direct.buffer(_BATCH)
+        self._count = 0
+        self._written = 0
 
     def append(self, buffers: Sequence[backend.Bytes]) -> None:
         assert self._fd is not None, "append after the end"
-        with backend.translated(self._key):
-            fsops.pwritev(self._fd, buffers, self._length)
-            self._length += sum(len(memoryview(buffer).cast("B")) for buffer in buffers)
-            if self._length - self._handed_over >= _WRITE_BACK:
-                os.posix_fadvise(self._fd, self._handed_over, self._length - self._handed_over, os.POSIX_FADV_DONTNEED)
-                self._handed_over = self._length
+        for buffer in buffers:
+            rest = memoryview(buffer).cast("B")
+            while rest:
+                taken = rest[: _BATCH - self._count]
+                self._collected[self._count : self._count + len(taken)] = taken
+                self._count += len(taken)
+                rest = rest[len(taken) :]
+                if self._count == _BATCH:
+                    self._write()
 
     def finish(self) -> None:
         assert self._fd is not None, "finish after the end"
         assert self._temporary is not None, "finish after the end"
+        self._write()
         with backend.translated(self._key):
             fsops.fsync(self._fd)
             self._close()
@@ -271,7 +311,14 @@ class DirectoryUpload:
                 self._store.remove_empty(self._temporary.parent)
             self._temporary = None
 
+    def _write(self) -> None:
+        with backend.translated(self._key):
+            self._output.pwrite(self._collected[: self._count], self._written)
+        self._written += self._count
+        self._count = 0
+
     def _close(self) -> None:
+        self._output.close()
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -281,8 +328,34 @@ def _time(status: os.stat_result) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC)
 
 
-def _open(path: pathlib.Path) -> int:
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _status(root: int, key: str) -> os.stat_result | None:
+    """Return what is known of a file below a root, or None if there is none."""
+    try:
+        with backend.translated(key):
+            return os.stat(key, dir_fd=root, follow_symlinks=False)
+    except errors.NotFound:
+        return None
+
+
+def _scan(root: int, folder: str) -> list[tuple[str, int | None]]:
+    """Return names and lengths of the files in a folder below a root, and None for folders; sorted by name."""
+    found: list[tuple[str, int | None]] = []
+    try:
+        with backend.translated(folder):
+            fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            found.append((entry.name, None))
+                        elif entry.is_file(follow_symlinks=False):
+                            with suppress(FileNotFoundError):
+                                found.append((entry.name, entry.stat(follow_symlinks=False).st_size))
+            finally:
+                os.close(fd)
+    except errors.NotFound:
+        return []
+    return sorted(found)
 
 
 def _read(key: str, fd: int, offset: int, length: int) -> bytes:

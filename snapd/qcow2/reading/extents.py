@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from snapd import blockmap, errors, units
+from snapd import blockmap, direct, errors, units
 from snapd.blockmap import Int64Array, Kind
 from snapd.qcow2.format.header import Header
-from snapd.qcow2.reading import compressed, direct
+from snapd.qcow2.reading import compressed
 
 _VECTOR_MAX = 1024
 """Buffers that the kernel takes in one call (IOV_MAX)."""

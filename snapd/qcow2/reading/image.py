@@ -10,10 +10,10 @@ import stat
 from types import TracebackType
 from typing import Self
 
-from snapd import blockmap, errors, fsops, units
+from snapd import blockmap, direct, errors, fsops, units
 from snapd.blockmap import Int64Array
 from snapd.qcow2.format import bitmaps, header, layout, locks, snapshots
-from snapd.qcow2.reading import direct, extents, tables
+from snapd.qcow2.reading import extents, tables
 
 
 def _open_regular(path: pathlib.Path) -> int:
@@ -64,7 +64,7 @@ class Image:
     def open(cls, path: pathlib.Path, *, locked: bool = True, past_cache: bool = False) -> Self:
         """Open an image for reading, and keep others from writing it; not `locked` is for who keeps them out already.
 
-        Its data is read `past_cache` where that is possible (see reading.direct); its tables never are.
+        Its data is read `past_cache` where that is possible (see snapd.direct); its tables never are.
         Raises errors.ImageRefused for what is no image that the engine may read, errors.ImageBusy if somebody writes
         it, errors.StorageFailed if the file can't be opened or read.
         """

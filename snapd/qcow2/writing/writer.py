@@ -10,14 +10,14 @@ Others are kept out by locks. Knows nothing of volumes.
 import errno
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from snapd import errors, fsops, units
+from snapd import direct, errors, fsops, units
 from snapd.blockmap import Int64Array
 from snapd.qcow2.checking import repair
 from snapd.qcow2.format import header, layout, locks
@@ -42,6 +42,7 @@ class Writer:
         self._backing = backing
         kind = subclusters.Subclusters if self.header.extended_l2 else clusters.Clusters
         self._clusters = kind(fd, path.name, self._ledger, backing)
+        self._output: direct.Output | None = None
         self._unsynced = False
         self._broken = False
 
@@ -86,14 +87,14 @@ class Writer:
 
         Raises errors.InvalidField, errors.OutOfRange, errors.Corrupt, errors.StorageFull, errors.StorageFailed.
         """
-        view = memoryview(data).cast("B")
-        with self._changing(offset, len(view)):
-            for start, length, whole in self._pieces(offset, len(view)):
-                piece = view[start - offset : start - offset + length]
-                if whole:
-                    self._clusters.store(start, length, self._clusters.putting(piece))
-                else:
-                    self._clusters.store_part(start, piece)
+        self._write(offset, memoryview(data).cast("B"), self._clusters.putting)
+
+    def write_direct(self, offset: int, data: memoryview) -> None:
+        """Write as `write` does, past the page cache where the file system has a way; data is of a `direct.buffer`."""
+        if self._output is None:
+            self._output = direct.Output(self._fd)
+        output = self._output
+        self._write(offset, data, lambda piece: lambda host, at, n: output.pwrite(piece[at : at + n], host))
 
     def write_compressed(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write whole clusters, compressed where that makes them shorter; zeros take no place. Raises as `write`."""
@@ -220,6 +221,9 @@ class Writer:
 
     def abandon(self) -> None:
         """Close without flushing: what was not flushed may be there or not, and leaks at most."""
+        if self._output is not None:
+            self._output.close()
+            self._output = None
         if self._fd >= 0:
             locks.release(self._fd)
             os.close(self._fd)
@@ -269,6 +273,15 @@ class Writer:
         with self._guarded():
             self._unsynced = True
             yield
+
+    def _write(self, offset: int, view: memoryview, putting: Callable[[memoryview], clusters.Put]) -> None:
+        with self._changing(offset, len(view)):
+            for start, length, whole in self._pieces(offset, len(view)):
+                piece = view[start - offset : start - offset + length]
+                if whole:
+                    self._clusters.store(start, length, putting(piece))
+                else:
+                    self._clusters.store_part(start, piece)
 
     def _require_whole(self, offset: int, length: int) -> None:
         end = offset + length

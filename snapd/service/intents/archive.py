@@ -189,9 +189,10 @@ def _figures(statistics: manifests.Statistics, block_size: int) -> model.Archive
 
 
 def put_back(core: cores.Core, intent: model.Intent) -> None:
-    """End a run that was parked by a pause: its snapshot has its old place in the queue, and no attempt is counted.
+    """End a run that was parked by a pause: its snapshot has its old place in the queue, and its attempt isn't counted.
 
-    What it stored in full packs is found again by the next run.
+    The first one is: what was begun may have got as far as a manifest, which has to be looked for when the snapshot is
+    deleted. What it stored in full packs is found again by the next run.
     """
     with core.catalog.transaction() as tx:
         if not journal.is_open(tx.connection, intent):
@@ -204,7 +205,7 @@ def put_back(core: cores.Core, intent: model.Intent) -> None:
             snapshot.archive,
             state=model.ArchiveState.SCHEDULED,
             next_attempt=intent.created,
-            attempts=max(0, snapshot.archive.attempts - 1),
+            attempts=max(1, snapshot.archive.attempts - 1),
         )
         snapshots.put(tx, dataclasses.replace(snapshot, archive=archive, updated=core.now()))
 

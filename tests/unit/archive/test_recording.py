@@ -132,6 +132,17 @@ def test_random_recordings_on_bases_keep_contents_and_tables_exact(
         base = f"snap-{turn}"
         found = archive.repository.manifest(ENVIRONMENT, base)
         assert dict(found.read_blocks(0, found.blocks)) == {number: data for number, data in disk.items() if any(data)}
+        first = rng.randrange(blocks)
+        target = bytearray(b"?" * (min(blocks - first, rng.randrange(1, 100)) * BLOCK))
+        ranges = found.read_into(first, memoryview(target))
+        expected = {number: data for number, data in disk.items() if first <= number < first + len(target) // BLOCK}
+        shown = bytearray(len(target))
+        for low, high in ranges:
+            shown[low:high] = target[low:high]
+        assert shown == b"".join(
+            expected.get(number, b"").ljust(BLOCK, b"\0") for number in range(first, first + len(target) // BLOCK)
+        )
+        assert sum(high - low for low, high in ranges) == sum(len(data) for data in expected.values() if any(data))
     archive.check()
 
 

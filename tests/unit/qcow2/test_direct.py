@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from snapd import units
-from snapd.qcow2.reading import chain, direct, image
+from snapd import direct, units
+from snapd.qcow2.reading import chain, image
 from snapd.qcow2.writing import create, writer
 
 SIZE = units.MIB

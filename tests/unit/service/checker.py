@@ -158,6 +158,7 @@ def _check_archive(connection: sqlite3.Connection, settings: Settings) -> None:
     )
     try:
         for environment_uid, wanted in expected.items():
-            assert set(repository.snapshots(environment_uid)) == wanted
+            found = set(repository.snapshots(environment_uid))
+            assert found == wanted, f"{environment_uid}: lost {wanted - found}, left over {found - wanted}"
     finally:
         repository.close()

@@ -80,15 +80,40 @@ def test_a_run_under_way_is_parked_and_what_it_stored_is_found_again(world: worl
         held.go_on()
         world.until(lambda: world.get_snapshot("s").archive.state is model.ArchiveState.SCHEDULED)
     archive = world.get_snapshot("s").archive
-    assert (archive.attempts, archive.error, archive.paused) == (0, None, True)
+    assert (archive.attempts, archive.error, archive.paused) == (1, None, True)
     assert world.service.work.states()[0].running == 0
     assert not world.rows("SELECT 1 FROM intents")
     packs = set(world.archive_files("hosts"))
     _resume(world)
     world.until(lambda: _completed(world))
     assert packs <= set(world.archive_files("hosts"))
-    assert world.get_snapshot("s").archive.attempts == 1
+    assert world.get_snapshot("s").archive.attempts == 2
     assert world.snapshot_bytes("s") == world.volume_bytes("v")
+
+
+def test_what_a_parked_run_published_goes_with_its_snapshot_though_the_archive_was_away(world: worlds.World) -> None:
+    _volume(world)
+    held = faults.Held("archive_run.before_commit")
+    with faults.observing(held):
+        world.snapshot("s", "v", rapid=True)
+        world.pass_time(hours=24)
+        held.reach()
+        _pause(world, *ARCHIVER)
+        held.go_on()
+        world.until(lambda: world.get_snapshot("s").archive.state is model.ArchiveState.SCHEDULED)
+    uid = world.get_snapshot("s").uid
+    assert uid in str(world.archive_files("hosts"))
+    archive = world.settings.archive_path
+    archive.rename(archive.with_name("elsewhere"))
+    _, deletion = world.service.snapshots.delete(worlds.request("DeleteSnapshot"), "e", "s", "", allow_missing=False)
+    assert deletion is not None
+    problem = world.ended(deletion).error
+    assert problem is not None
+    assert problem.reason == errors.ArchiveUnreachable.reason
+    archive.with_name("elsewhere").rename(archive)
+    world.delete_snapshot("s")
+    assert uid not in str(world.archive_files("hosts"))
+    _resume(world)
 
 
 def test_a_pause_outlives_a_restart(world: worlds.World) -> None:
