@@ -1,0 +1,126 @@
+"""A virtual machine whose disks are attached volumes: it writes, and everything else happens to its disks meanwhile."""
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from snapd import config, units
+from snapd.v1 import attachment_pb2
+from snapd.v1 import volume_service_pb2 as volumes
+from tests import storagedaemons
+from tests.crash import script, trial
+from tests.guest import contents, machine, parts
+from tests.integration import running
+from tests.unit.service import checker
+
+SIZE = 4 * units.MIB
+DISKS = {"vda": "root", "vdb": "data"}
+
+
+@pytest.fixture
+def daemon() -> Iterator[running.Daemon]:
+    """Run a daemon whose storage daemons end with the test."""
+    if reason := parts.missing(parts.FOLDER):
+        pytest.skip(reason)
+    with storagedaemons.folder() as folder:
+        state = folder / "state"
+        daemon = running.Daemon(state, trial.configuration(folder, state))
+        try:
+            daemon.start()
+            yield daemon
+        finally:
+            daemon.kill()
+
+
+def _create(client: running.Client, volume_id: str) -> None:
+    """Make an empty volume of the one instance, so that one storage daemon serves them all."""
+    created = client.volumes.CreateVolume(
+        volumes.CreateVolumeRequest(
+            parent=script.PARENT, volume_id=volume_id, volume=volumes.Volume(size_bytes=SIZE, instance="machine")
+        )
+    )
+    script.succeed(client, created.operation)
+
+
+def _attach(client: running.Client, volume_id: str) -> attachment_pb2.Attachment.Nbd:
+    request = volumes.AttachVolumeRequest(name=script.volume_name(volume_id))
+    return client.volumes.AttachVolume(request).volume.attachment.nbd
+
+
+def _attachment(client: running.Client, volume_id: str) -> attachment_pb2.Attachment:
+    return client.volumes.GetVolume(volumes.GetVolumeRequest(name=script.volume_name(volume_id))).volume.attachment
+
+
+def _limit(client: running.Client, volume_id: str, iops: int) -> None:
+    client.volumes.SetVolumeLimits(
+        volumes.SetVolumeLimitsRequest(
+            name=script.volume_name(volume_id), limits=attachment_pb2.AttachmentLimits(iops=iops)
+        )
+    )
+
+
+def _content(client: running.Client, name: str) -> bytes:
+    pieces = client.volumes.ExportVolume(volumes.ExportVolumeRequest(source=name))
+    return b"".join(piece.data.data or bytes(piece.hole.length) for piece in pieces)
+
+
+class Snapshots:
+    """The snapshots that were taken while the guest wrote, and how far it had come."""
+
+    def __init__(self, guest: machine.Machine) -> None:
+        self._guest = guest
+        self._bounds: dict[str, tuple[int, int]] = {}
+
+    def take(self, client: running.Client, name: str, *, rapid: bool) -> None:
+        """Take one of each disk."""
+        for disk, volume_id in DISKS.items():
+            least = self._guest.acknowledged[disk]
+            script.snapshot(f"{volume_id}-{name}", volume_id, rapid=rapid).send(client)
+            self._bounds[f"{volume_id}-{name}"] = least, self._guest.begun[disk]
+
+    def require(self, client: running.Client) -> None:
+        """Require that each is all that was acknowledged when it was asked for, and a prefix of what came after."""
+        for snapshot_id, (least, most) in self._bounds.items():
+            contents.require_prefix(_content(client, script.snapshot_name(snapshot_id)), least, most)
+
+
+def test_a_guest_writes_on_while_its_disks_are_captured_and_the_daemon_dies(
+    daemon: running.Daemon, tmp_path: pathlib.Path
+) -> None:
+    with daemon.client() as client:
+        script.environment().send(client)
+        for volume_id in DISKS.values():
+            _create(client, volume_id)
+        served = [_attach(client, volume_id) for volume_id in DISKS.values()]
+        exports = [machine.by_nbd(number, nbd.socket, nbd.export) for number, nbd in enumerate(served)]
+        with machine.Machine(tmp_path, exports) as guest:
+            snapshots = Snapshots(guest)
+            guest.wait("vdb", 5)
+            for number in range(5):
+                snapshots.take(client, f"rapid-{number}", rapid=True)
+                guest.wait("vdb", 3)
+            # A regular one is archived beside the guest; `send` waits for that.
+            snapshots.take(client, "regular", rapid=False)
+            daemon.kill()
+            guest.wait("vdb", 20)
+            daemon.start()
+            assert _attachment(client, "root").state == attachment_pb2.Attachment.STATE_ATTACHED
+            guest.wait("vdb", 3)
+            snapshots.take(client, "after-a-restart", rapid=True)
+            _limit(client, "data", 20)
+            guest.wait("vdb", 5)
+            _limit(client, "data", 0)
+            snapshots.take(client, "last", rapid=True)
+            guest.wait("vdb", 3)
+            guest.cut()
+        assert guest.console == []
+        for disk, volume_id in DISKS.items():
+            name = script.volume_name(volume_id)
+            client.volumes.DetachVolume(volumes.DetachVolumeRequest(name=name))
+            contents.require_prefix(_content(client, name), guest.acknowledged[disk], guest.begun[disk])
+        snapshots.require(client)
+        settings = config.defaults(daemon.state_dir).settings
+        script.until(lambda: checker.is_settled(settings))
+    assert daemon.stop() == 0
+    checker.check_at_rest(settings)
