@@ -14,6 +14,7 @@ from snapd import fsops
 ROOT = pathlib.Path(fsops.__file__).parent
 MODULES = (
     *sorted(f"service/intents/{path.name}" for path in (ROOT / "service" / "intents").glob("[!_]*.py")),
+    "service/attaching/revival.py",
     "service/heads.py",
     "service/backups.py",
     "archive/fencing/claim.py",

@@ -34,6 +34,10 @@ class Process:
         self.identity = identity
         self._fd = fd
 
+    def fileno(self) -> int:
+        """Return the pidfd, which can be read from once it has ended."""
+        return self._fd
+
     def is_alive(self) -> bool:
         """Say whether it has not ended."""
         return not self.wait(0)

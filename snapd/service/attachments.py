@@ -1,23 +1,18 @@
 """Attachments: volumes lent to guests, each served by the storage daemon of its group."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from snapd import errors, model
 from snapd.catalog import attachments, db, journal, storagedaemons, volumes
 from snapd.service import core as cores
+from snapd.service import deciding, lookup, names, problems, states, transfers
 from snapd.service import heads as heading
 from snapd.service import jobs as running
-from snapd.service import lookup, names, problems, states, transfers
-from snapd.service.attaching import adoption
 from snapd.service.attaching import disks as disking
 from snapd.service.attaching import groups as grouping
-from snapd.service.intents import attach, detach, live_capture
-
-KINDS = frozenset({attach.KIND, detach.KIND, live_capture.KIND})
-"""Kinds of intents that ask a storage daemon: its graph decides what becomes of them."""
+from snapd.service.intents import attach, detach
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,17 +38,6 @@ class Shown:
     """Why it is STALLED."""
 
 
-class Deciding(Protocol):
-    """A handler that can tell what became of an intent that nobody runs any more."""
-
-    def decide(self, intent: model.Intent) -> bool:
-        """Finish the intent, or say that it has to be undone and that no storage daemon has anything of it.
-
-        Raises jobs.Undecided.
-        """
-        ...
-
-
 class Attachments:
     """The attachments of all environments."""
 
@@ -64,15 +48,14 @@ class Attachments:
         heads: heading.Heads,
         reading: transfers.Reading,
         disks: disking.Disks,
-        deciding: Mapping[str, Deciding],
+        decider: deciding.Decider,
     ) -> None:
-        """Take the handlers of those intents that aren't just run again, by their kinds."""
         self._core = core
         self._jobs = jobs
         self._heads = heads
         self._reading = reading
         self._disks = disks
-        self._deciding = deciding
+        self._decider = decider
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -103,7 +86,7 @@ class Attachments:
         core = self._core
         uid = lookup.volume(core.catalog.reader(), environment_id, volume_id).uid
         with core.locks.holding(uid):
-            self._decide_open(uid)
+            self._decider.decide_open(uid)
             earlier = lookup.earlier(core.catalog.reader(), request)
             if earlier is not None:
                 return self._again(earlier)
@@ -137,16 +120,16 @@ class Attachments:
     def _group(self, volume: model.Volume) -> Iterator[model.StorageDaemon]:
         """Hold the mutex of a volume's group, and yield its storage daemon: one that runs, or one yet to be started.
 
-        Those of the instance that are gone are buried. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
+        Those that are gone are started anew or buried. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
         """
         core = self._core
         new = self._disks.groups.new(volume)
         with core.locks.holding(grouping.key(new)):
             for daemon in storagedaemons.of_instance(core.catalog.reader(), volume.environment_uid, volume.instance):
-                if daemon.boot and self._disks.groups.reach(daemon) is not None:
-                    yield daemon
+                found = self._decider.present(daemon)
+                if found is not None:
+                    yield found
                     return
-                adoption.bury(core, self._disks, daemon)
             yield new
 
     def _clear_crashed(self, uid: str) -> None:
@@ -216,11 +199,11 @@ class Attachments:
         with core.locks.holding(uid):
             if force:
                 self._kill(uid, names.volume(environment_id, volume_id))
-            self._decide_open(uid)
+            self._decider.decide_open(uid)
             earlier = lookup.earlier(core.catalog.reader(), request)
             if earlier is not None:
                 return self._again(earlier)
-            with self._lent(uid):
+            with self._decider.lent(uid):
                 intent = self._begin_detach(request, environment_id, volume_id, uid, etag)
                 self._jobs.run_now(intent)
         return self._present(uid, intent)
@@ -257,8 +240,8 @@ class Attachments:
         uid = lookup.volume(core.catalog.reader(), environment_id, volume_id).uid
         name = names.volume(environment_id, volume_id)
         with core.locks.holding(uid):
-            self._decide_open(uid)
-            with self._lent(uid):
+            self._decider.decide_open(uid)
+            with self._decider.lent(uid):
                 with core.catalog.transaction() as tx:
                     attachment = self._limited(tx, name, uid)
                     if lookup.earlier(tx.connection, request) is None:
@@ -293,78 +276,6 @@ class Attachments:
                     name=name, state="served together with others", method="DetachVolume", allowed="alone to be forced"
                 )
             self._disks.groups.kill(daemon)
-
-    # --- deciding what is open ----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def settled(self, volume_uid: str) -> Iterator[model.Attachment | None]:
-        """Hold the mutex of the group that serves a volume, and yield its attachment, with nothing about it left open.
-
-        The caller holds the volume's mutex. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
-        """
-        self._decide_open(volume_uid)
-        core = self._core
-        with self._lent(volume_uid):
-            found = attachments.of_volume(core.catalog.reader(), volume_uid)
-            if found is not None and found.state is model.AttachmentState.ATTACHED:
-                daemon = storagedaemons.get(core.catalog.reader(), found.storage_daemon)
-                if self._disks.groups.reach(daemon) is None:
-                    adoption.bury(core, self._disks, daemon)
-                    found = attachments.of_volume(core.catalog.reader(), volume_uid)
-            yield found
-
-    @contextmanager
-    def _lent(self, volume_uid: str) -> Iterator[None]:
-        """Hold the mutex of the group that serves a volume, if one does."""
-        reader = self._core.catalog.reader()
-        attachment = attachments.of_volume(reader, volume_uid)
-        if attachment is None:
-            yield
-            return
-        with self._core.locks.holding(grouping.key(storagedaemons.get(reader, attachment.storage_daemon))):
-            yield
-
-    def _decide_open(self, volume_uid: str) -> None:
-        """Decide what an earlier call had to leave open. The caller holds the volume's mutex.
-
-        Raises errors.StorageDaemonBusy while it can't be.
-        """
-        for intent in journal.intents_of(self._core.catalog.reader(), volume_uid):
-            if intent.kind in KINDS:
-                with self._lent(volume_uid):
-                    self.decide(intent)
-
-    def decide(self, intent: model.Intent) -> bool:
-        """Finish or undo an open intent that nobody runs, and say which. Raises errors.SnapdError if it stays open.
-
-        The caller holds the mutexes of the volume and of its group, or is recovery.
-        """
-        handler = self._deciding.get(intent.kind)
-        if handler is None:
-            self._jobs.run_now(intent)
-            return True
-        try:
-            finished = handler.decide(intent)
-        except running.Undecided as undecided:
-            raise undecided.error from undecided.__cause__
-        if not finished:
-            cut = errors.StorageDaemonGone(name=intent.subject, problem="the daemon was stopped before it was done")
-            self._jobs.give_up(intent, cut)
-        return finished
-
-    # --- at start and at the end --------------------------------------------------------------------------------------
-
-    def hold(self) -> None:
-        """Pin what is attached, before anything is swept."""
-        adoption.hold(self._core, self._disks)
-
-    def adopt(self) -> None:
-        """Take over the storage daemons that have outlived us, once open intents are decided."""
-        adoption.adopt(self._core, self._disks)
-
-    def close(self) -> None:
-        """Let go of the storage daemons; they run on."""
-        self._disks.groups.close()
 
     # --- answers ------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 
 from snapd import errors, model
 from snapd.catalog import journal, snapshots, volumes
-from snapd.service import attachments as attaching
 from snapd.service import core as cores
+from snapd.service import deciding, names, problems
 from snapd.service import heads as heading
 from snapd.service import jobs as running
-from snapd.service import names, problems
 from snapd.service.intents import archive, collect, import_volume, scrub
 
 _log = logging.getLogger(__name__)
@@ -62,11 +61,11 @@ class Report:
         return [change.intent for change in self.changes if change.outcome is outcome]
 
 
-def recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, attachments: attaching.Attachments) -> Report:
+def recover(core: cores.Core, jobs: running.Jobs, heads: heading.Heads, decider: deciding.Decider) -> Report:
     """Finish or undo what an earlier process left, and return what there was. Storage daemons are adopted."""
-    attachments.hold()
-    changes = [_recover(core, jobs, heads, attachments, intent) for intent in journal.intents(core.catalog.reader())]
-    attachments.adopt()
+    decider.hold()
+    changes = [_recover(core, jobs, heads, decider, intent) for intent in journal.intents(core.catalog.reader())]
+    decider.adopt()
     core.sweep()
     _remove_unclaimed_uploads(core)
     return Report(tuple(changes))
@@ -76,7 +75,7 @@ def _recover(
     core: cores.Core,
     jobs: running.Jobs,
     heads: heading.Heads,
-    attachments: attaching.Attachments,
+    decider: deciding.Decider,
     intent: model.Intent,
 ) -> Recovered:
     extra: Mapping[str, object] = {"intent": intent.number, "kind": intent.kind, "subject": intent.subject}
@@ -86,8 +85,8 @@ def _recover(
         return Recovered(intent, before, Outcome.WAITING)
     if intent.kind in _LATER and running.INLINE not in intent.payload:
         return Recovered(intent, before, Outcome.RESUMED)
-    if intent.kind in attaching.KINDS:
-        return _decide(core, attachments, intent, before)
+    if intent.kind in deciding.KINDS:
+        return _decide(core, decider, intent, before)
     problem = None
     if intent.kind == heading.KIND:
         heads.mend(intent)
@@ -102,10 +101,10 @@ def _recover(
     return Recovered(intent, target, Outcome.FINISHED if problem is None else Outcome.UNDONE, problem)
 
 
-def _decide(core: cores.Core, attachments: attaching.Attachments, intent: model.Intent, target: str) -> Recovered:
+def _decide(core: cores.Core, decider: deciding.Decider, intent: model.Intent, target: str) -> Recovered:
     """Have the storage daemon that was asked say what became of it, if it is there and answers."""
     try:
-        finished = attachments.decide(intent)
+        finished = decider.decide(intent)
     except errors.SnapdError as error:
         _log.warning("an open intent could not be decided: %s", error, extra={"kind": intent.kind})
         outcome = Outcome.UNDECIDED if journal.is_open(core.catalog.reader(), intent) else Outcome.FINISHED

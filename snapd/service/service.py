@@ -20,6 +20,7 @@ from snapd.service import (
     checking,
     collecting,
     comparison,
+    deciding,
     environments,
     heads,
     jobs,
@@ -31,6 +32,7 @@ from snapd.service import (
     scrubber,
     setbacks,
     stores,
+    supervisor,
     transfers,
     upkeep,
     usage,
@@ -68,7 +70,8 @@ class Service:
         self._core = core
         collector = collecting.Collector(core)
         self._heads = heads.Heads(core)
-        lent = disks.Disks(core, groups.Groups(core), held.Held(core))
+        processes = groups.Groups(core)
+        lent = disks.Disks(core, processes, held.Held(core))
         attaching, capturing = attach.Handler(core, lent), live_capture.Handler(core, lent)
         self._jobs = jobs.Jobs(
             core,
@@ -100,15 +103,16 @@ class Service:
         self.usages = usage.Usages(core)
         self.chains = chains.Chains(core)
         self.volumes = volumes.Volumes(core, self._jobs, self._heads, self.transfers.active)
-        deciding: dict[str, attachments.Deciding] = {attach.KIND: attaching, live_capture.KIND: capturing}
+        self._decider = deciding.Decider(core, self._jobs, lent, {attach.KIND: attaching, live_capture.KIND: capturing})
         self.attachments = attachments.Attachments(
-            core, self._jobs, self._heads, self.transfers.reading, lent, deciding
+            core, self._jobs, self._heads, self.transfers.reading, lent, self._decider
         )
-        self.snapshots = snapshot_service.Snapshots(core, self._jobs, self.attachments)
+        self._supervisor = supervisor.Supervisor(core, self._decider, processes)
+        self.snapshots = snapshot_service.Snapshots(core, self._jobs, self._decider)
         self.upkeep = upkeep.Upkeep(core, self._jobs)
         self.archives = archives.Archives(core)
         self.operations = operations.Operations(core, self._jobs, self.transfers.active)
-        self.recovered = recovery.recover(core, self._jobs, self._heads, self.attachments)
+        self.recovered = recovery.recover(core, self._jobs, self._heads, self._decider)
         setbacks.settle(core)
         self._clock_watch = setbacks.Watch(core)
         self.comparison = comparison.Comparison(core)
@@ -165,6 +169,7 @@ class Service:
         self.backups.start()
         self.comparison.start()
         self._clock_watch.start()
+        self._supervisor.start()
 
     def stop(self) -> None:
         """Park the background work, wait for it, and close the stores. Nobody may call any more."""
@@ -175,10 +180,11 @@ class Service:
         self.backups.stop()
         self.comparison.stop()
         self._clock_watch.stop()
+        self._supervisor.stop()
         self.upkeep.stop()
         self._jobs.stop()
         self._heads.close_all()
-        self.attachments.close()
+        self._decider.close()
         self._core.repository.close()
         self._core.catalog.close()
 

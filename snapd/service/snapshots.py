@@ -7,9 +7,8 @@ from typing import Any
 
 from snapd import errors, model
 from snapd.catalog import db, environments, journal, layers, operations, pauses, points, snapshots, volumes
-from snapd.service import attachments as attaching
 from snapd.service import core as cores
-from snapd.service import health, lookup, names, states
+from snapd.service import deciding, health, lookup, names, states
 from snapd.service import jobs as running
 from snapd.service.intents import archive as archive_run
 from snapd.service.intents import attach, capture, delete_snapshot, live_capture
@@ -29,10 +28,10 @@ class SnapshotSpec:
 class Snapshots:
     """The snapshots of all environments."""
 
-    def __init__(self, core: cores.Core, jobs: running.Jobs, attachments: attaching.Attachments) -> None:
+    def __init__(self, core: cores.Core, jobs: running.Jobs, decider: deciding.Decider) -> None:
         self._core = core
         self._jobs = jobs
-        self._attachments = attachments
+        self._decider = decider
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -99,7 +98,7 @@ class Snapshots:
         with (
             core.locks.holding(volume.uid),
             core.locks.holding(f"{volume.environment_uid}/{snapshot_id}"),
-            self._attachments.settled(volume.uid) as attachment,
+            self._decider.settled(volume.uid) as attachment,
         ):
             accepted = self._accept(request, environment_id, snapshot_id, volume.uid, spec, attachment)
             if not isinstance(accepted, model.Intent):

@@ -1,4 +1,4 @@
-"""The daemon is killed at each point of attaching and detaching, with the storage daemon there afterwards or dead too.
+"""The daemon is killed at each point of attaching, detaching and live captures; its storage daemon lives or dies too.
 
 What the guest was told is written is there, what was begun is undone or finished as its table says, and whoever sends a
 request again gets what he wanted. `make test` tries a sample, `make torture` everything.
@@ -14,6 +14,7 @@ import pytest
 
 from snapd import config, faults, units
 from snapd.v1 import attachment_pb2
+from snapd.v1 import snapshot_service_pb2 as snapshots
 from snapd.v1 import volume_service_pb2 as volumes
 from tests import storagedaemons
 from tests.crash import script, trial
@@ -28,6 +29,8 @@ SIZE = 2 * units.MIB
 ATTACH = tuple(point for point in IN_ATTACHMENTS_ALONE if point.startswith("attach."))
 UNDO = ("attach.removed", "attach.before_undo")
 DETACH = tuple(point for point in IN_ATTACHMENTS_ALONE if point.startswith("detach."))
+CAPTURE = (*(point for point in IN_ATTACHMENTS_ALONE if point.startswith("live_capture.")), "pool.layer_written")
+A_B_C = [letter * BLOCK for letter in (b"a", b"b", b"c")]
 BOTH = pytest.mark.parametrize("alone", [True, False], ids=["process there", "process dead"])
 
 
@@ -40,6 +43,13 @@ class World:
         self.settings = config.defaults(state).settings
         self.attaching = volumes.AttachVolumeRequest(name=NAME, request_id=str(uuid.uuid4()))
         self.detaching = volumes.DetachVolumeRequest(name=NAME, request_id=str(uuid.uuid4()))
+        self.capturing = snapshots.CreateSnapshotRequest(
+            parent=script.PARENT,
+            snapshot_id="s",
+            snapshot=snapshots.Snapshot(source_volume=NAME),
+            rapid=True,
+            request_id=str(uuid.uuid4()),
+        )
 
     @property
     def exports(self) -> pathlib.Path:
@@ -68,6 +78,17 @@ class World:
         with self.daemon.client() as client:
             return client.volumes.DetachVolume(self.detaching).volume
 
+    def capture(self) -> snapshots.Snapshot:
+        """Take a snapshot of it, or say what the same request made."""
+        with self.daemon.client() as client:
+            return client.snapshots.CreateSnapshot(self.capturing).snapshot
+
+    def snapshot_names(self) -> list[str]:
+        """Return the names of its snapshots."""
+        with self.daemon.client() as client:
+            listed = client.snapshots.ListSnapshots(snapshots.ListSnapshotsRequest(parent=script.PARENT))
+            return [found.name for found in listed.snapshots]
+
     def volume(self) -> volumes.Volume:
         """Return it as it is."""
         with self.daemon.client() as client:
@@ -87,15 +108,19 @@ class World:
         if not alone:
             storagedaemons.end(self.exports)
 
+    def require_contents(self, name: str, blocks: Sequence[bytes]) -> None:
+        """Compare all that a volume or a snapshot holds."""
+        found = b""
+        with self.daemon.client() as client:
+            for piece in client.volumes.ExportVolume(volumes.ExportVolumeRequest(source=name)):
+                found += piece.data.data if piece.WhichOneof("message") == "data" else bytes(piece.hole.length)
+        assert found == b"".join(blocks).ljust(SIZE, b"\0")
+
     def check(self, blocks: Sequence[bytes]) -> None:
         """Detach it if it isn't, compare all that it holds, and look at every row and file."""
         if self.volume().HasField("attachment"):
             assert not self.detach().HasField("attachment")
-        found = b""
-        with self.daemon.client() as client:
-            for piece in client.volumes.ExportVolume(volumes.ExportVolumeRequest(source=NAME)):
-                found += piece.data.data if piece.WhichOneof("message") == "data" else bytes(piece.hole.length)
-        assert found == b"".join(blocks).ljust(SIZE, b"\0")
+        self.require_contents(NAME, blocks)
         assert self.daemon.stop() == 0
         checker.check_at_rest(self.settings)
         assert not storagedaemons.found(self.exports)
@@ -147,6 +172,56 @@ def _detach(world: World, points: Sequence[str], *, alone: bool) -> None:
     assert not storagedaemons.found(world.exports)
     assert not world.detach().HasField("attachment")
     world.check([b"a" * BLOCK, b"b" * BLOCK])
+
+
+def _capture(world: World, points: Sequence[str], *, alone: bool) -> None:
+    """Kill the daemon while it captures: what was answered before is in the snapshot, if there is one, or in the next.
+
+    With the process there, the guest writes on between the kill and the next start.
+    """
+    world.start(f"kill@{points[0]}")
+    nbd = world.attach().nbd
+    with closing(Guest(pathlib.Path(nbd.socket), nbd.export)) as guest:
+        assert guest.write(BLOCK, A_B_C[1]) == 0
+        world.die("capture", alone=alone)
+        if alone:
+            assert guest.write(2 * BLOCK, A_B_C[2]) == 0
+        for point in points[1:]:
+            with pytest.raises(AssertionError):
+                world.start(f"kill@{point}")
+            assert world.daemon.ended() == -9
+        world.start()
+        switched = points[0] in ("live_capture.switched", "live_capture.committed")
+        assert bool(world.snapshot_names()) == (switched or not alone), "the graph decides, or it goes forward"
+        name = world.capture().name
+        world.require_contents(name, A_B_C if alone and not switched else A_B_C[:2])
+        if alone:
+            # The guest notices nothing.
+            assert guest.read(0, 3 * BLOCK) == b"".join(A_B_C)
+    expected = "STATE_ATTACHED" if alone else "STATE_CRASHED"
+    assert world.volume().attachment.state == attachment_pb2.Attachment.State.Value(expected)
+    world.check(A_B_C if alone else A_B_C[:2])
+
+
+@BOTH
+@pytest.mark.parametrize("point", ["live_capture.flushed", "live_capture.switched"])
+def test_a_capture_of_a_live_volume_that_is_killed_loses_nothing(world: World, point: str, alone: bool) -> None:
+    _capture(world, [point], alone=alone)
+
+
+@pytest.mark.torture
+@BOTH
+@pytest.mark.parametrize("point", sorted({*CAPTURE} - {"live_capture.flushed", "live_capture.switched"}))
+def test_a_capture_of_a_live_volume_that_is_killed_elsewhere_loses_nothing(
+    world: World, point: str, alone: bool
+) -> None:
+    _capture(world, [point], alone=alone)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("point", ["live_capture.begun", "live_capture.added", "live_capture.switched"])
+def test_a_capture_that_is_killed_when_it_goes_forward_too_loses_nothing(world: World, point: str) -> None:
+    _capture(world, [point, "live_capture.committed"], alone=False)
 
 
 @BOTH

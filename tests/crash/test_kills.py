@@ -103,6 +103,16 @@ IN_ATTACHMENTS_ALONE = (
     "detach.committed",
     "detach.flushed",
     "detach.removed",
+    "live_capture.added",
+    "live_capture.begun",
+    "live_capture.committed",
+    "live_capture.flushed",
+    "live_capture.made",
+    "live_capture.switched",
+    "revive.added",
+    "revive.committed",
+    "revive.mended",
+    "revive.started",
 )
 """The volumes of these tests are detached; tests/crash/test_attachments.py kills there, and the storage daemon too."""
 KINDS = (
@@ -116,6 +126,7 @@ KINDS = (
     "detach",
     "fold",
     "import_volume",
+    "live_capture",
     "revert",
     "scrub",
     "verify_snapshot",

@@ -12,6 +12,7 @@ from snapd.catalog import attachments, storagedaemons, volumes
 from snapd.live import storage
 from snapd.service import core as cores
 from snapd.service.attaching import disks as disking
+from snapd.service.attaching import revival
 
 _log = logging.getLogger(__name__)
 
@@ -31,27 +32,30 @@ def adopt(core: cores.Core, disks: disking.Disks) -> None:
             if process is None:
                 bury(core, disks, daemon)
             else:
-                _compare(core, disks, daemon, process)
+                compare(core, disks, daemon, process)
         except errors.SnapdError as error:
             _log.error("a storage daemon can't be adopted: %s", error, extra={"storage_daemon": daemon.uid})
             disks.groups.note(daemon.uid, error)
     _sweep(core, disks)
 
 
-def _compare(
+def compare(
     core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon, process: storage.StorageDaemon
 ) -> None:
     """See that a storage daemon serves what the catalog says, and set its limits again.
 
-    Raises errors.StorageDaemonRefused if it doesn't.
+    One that was started anew may lack disks, and gets them. Raises errors.StorageDaemonRefused if it serves another
+    layer, or lacks what can't be added without telling the guest.
     """
     exported, heads = process.exported(), process.heads()
     for attachment in attachments.of_daemon(core.catalog.reader(), daemon.uid):
         if attachment.state is not model.AttachmentState.ATTACHED:
             continue
         lent = disks.find(attachment.uid)
-        found = heads.get(lent.volume.uid) if lent.volume.uid in exported else None
-        if found != lent.head:
+        found = heads.get(lent.volume.uid)
+        if found is None and attachment.writethrough:
+            revival.add(disks, process, lent)
+        elif found != lent.head or lent.volume.uid not in exported:
             problem = f"disk {lent.volume.uid} stands on layer {found}, and by the catalog on {lent.head}"
             raise errors.StorageDaemonRefused(name=daemon.uid, command="adoption", problem=problem)
         disks.set_limits(attachment.uid)

@@ -6,6 +6,7 @@ nor is gone raises errors.StorageDaemonBusy, and then nothing may be decided.
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from snapd import errors, fsops, model
@@ -39,6 +40,15 @@ class Groups:
         self._loop: qmp.Loop | None = None
         self._open: dict[str, storage.StorageDaemon] = {}
         self._stalled: dict[str, errors.SnapdError] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call listener whenever a storage daemon is started, or doesn't answer. It must not block."""
+        self._listeners.append(listener)
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     # --- before there is one ------------------------------------------------------------------------------------------
 
@@ -95,17 +105,20 @@ class Groups:
         try:
             found = self._find(daemon)
         except errors.SnapdError as error:
-            self._stalled[daemon.uid] = error
+            self.note(daemon.uid, error)
             raise
-        self._stalled.pop(daemon.uid, None)
+        self.note(daemon.uid, None)
         if found is not None:
             self._open[daemon.uid] = found
         return found
 
     def _find(self, daemon: model.StorageDaemon) -> storage.StorageDaemon | None:
-        plan, identity = self._plan(daemon.uid), _identity(daemon)
-        if identity is not None:
-            return storage.adopt(self._sessions(), self.launcher_of(daemon), plan, identity)
+        plan, named = self._plan(daemon.uid), identity(daemon)
+        if named is not None:
+            found = storage.adopt(self._sessions(), self.launcher_of(daemon), plan, named)
+            if found is not None:
+                return found
+        # Who started another one may have died before the row said so.
         if plan.folder.path.is_dir() and not storage.dismiss(self._sessions(), plan):
             problem = "it serves something, though nobody wrote down that it was started"
             raise errors.StorageDaemonRefused(name=daemon.uid, command="quit", problem=problem)
@@ -121,6 +134,7 @@ class Groups:
             self._stalled.pop(daemon_uid, None)
         else:
             self._stalled[daemon_uid] = trouble
+            self._tell()
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
@@ -134,18 +148,19 @@ class Groups:
             fsops.make_directory(self._settings.exports_path, 0o711)
         started = storage.start(self._sessions(), self.launcher_of(daemon), self._plan(daemon.uid))
         self._open[daemon.uid] = started
-        identity = started.identity
+        process = started.identity
         with self._core.catalog.transaction() as tx:
             storagedaemons.put(
                 tx,
                 dataclasses.replace(
                     daemon,
                     generation=daemon.generation + 1,
-                    boot=identity.boot,
-                    pid=identity.pid,
-                    start_ticks=identity.start_ticks,
+                    boot=process.boot,
+                    pid=process.pid,
+                    start_ticks=process.start_ticks,
                 ),
             )
+        self._tell()
         return started
 
     def stop_if_idle(self, daemon: model.StorageDaemon, process: storage.StorageDaemon) -> None:
@@ -160,9 +175,9 @@ class Groups:
 
         Raises errors.StorageDaemonBusy if the kernel doesn't end it.
         """
-        identity = _identity(daemon)
+        named = identity(daemon)
         self._let_go(daemon.uid)
-        found = None if identity is None else self.launcher_of(daemon).find(self._plan(daemon.uid), identity)
+        found = None if named is None else self.launcher_of(daemon).find(self._plan(daemon.uid), named)
         if found is None:
             return
         found.kill()
@@ -201,7 +216,7 @@ class Groups:
             self._loop.close()
 
 
-def _identity(daemon: model.StorageDaemon) -> processes.Identity | None:
+def identity(daemon: model.StorageDaemon) -> processes.Identity | None:
     """Return which process a row names, if it names one."""
     if daemon.pid is None or daemon.start_ticks is None:
         return None

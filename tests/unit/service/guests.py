@@ -63,8 +63,13 @@ def kill(world: worlds.World) -> None:
     assert storagedaemons.end(world.settings.live.exports_path) == 1
 
 
+def require_prefix(contents: bytes, acknowledged: int) -> int:
+    """Assert that a disk holds the first writes of a load, all that were answered, and return how many they are."""
+    return live.require_prefix([contents], acknowledged)
+
+
 class Load:
-    """A guest that writes numbered blocks, as tests.unit.live.world.require_prefix knows them, until it is stopped."""
+    """A guest that writes numbered blocks, as `require_prefix` knows them, until it is stopped."""
 
     def __init__(self, attached: Shown) -> None:
         self._guest = live.Guest(pathlib.Path(attached.socket), attached.export)

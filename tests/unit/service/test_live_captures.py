@@ -8,7 +8,6 @@ import pytest
 
 from snapd import errors, model
 from tests import storagedaemons
-from tests.unit.live.world import require_prefix
 from tests.unit.service import guests
 from tests.unit.service import world as worlds
 
@@ -27,10 +26,10 @@ def test_each_snapshot_holds_the_writes_up_to_one_and_none_beyond_it(lender: wor
                 lender.until(lambda: lender.get_volume("v").state is model.VolumeState.READY)
         load.wait(20)
     for name, (least, most) in bounds.items():
-        last = require_prefix([lender.snapshot_bytes(name)], least)
+        last = guests.require_prefix(lender.snapshot_bytes(name), least)
         assert last <= most
     guests.detach(lender)
-    assert require_prefix([lender.volume_bytes("v")], load.acknowledged) == load.acknowledged
+    assert guests.require_prefix(lender.volume_bytes("v"), load.acknowledged) == load.acknowledged
     assert lender.get_snapshot("s-2").archive.state is model.ArchiveState.ARCHIVED
 
 
@@ -91,8 +90,10 @@ def test_a_volume_that_is_only_read_can_be_captured_too(lender: worlds.World) ->
 def test_a_volume_that_crashed_is_captured_as_it_was_left(lender: worlds.World) -> None:
     with guests.guest(guests.attach(lender)) as guest:
         assert guest.write(0, b"a" * guests.BLOCK) == 0
-        guests.kill(lender)
-        lender.snapshot("s", "v", rapid=True)
+    lender.stop()
+    guests.kill(lender)
+    lender.start()
+    lender.snapshot("s", "v", rapid=True)
     assert guests.state(lender) is model.AttachmentState.CRASHED
     assert lender.snapshot_bytes("s")[: guests.BLOCK] == b"a" * guests.BLOCK
 

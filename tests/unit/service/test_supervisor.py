@@ -1,0 +1,99 @@
+"""Storage daemons that die or hang while the daemon runs."""
+
+import contextlib
+import dataclasses
+import pathlib
+import signal
+
+import pytest
+
+from snapd import errors, model
+from snapd.service import supervisor
+from tests import storagedaemons
+from tests.unit.live.world import Guest
+from tests.unit.service import guests
+from tests.unit.service import world as worlds
+
+VOLATILE = dataclasses.replace(guests.SPEC, writethrough=False)
+
+
+def _generation(lender: worlds.World, volume_id: str = "v") -> int:
+    found = guests.shown(lender, volume_id)
+    assert found is not None
+    return found.generation
+
+
+def test_one_that_dies_is_started_anew_on_the_same_socket(lender: worlds.World) -> None:
+    attached = guests.attach(lender)
+    with guests.guest(attached) as guest:
+        assert guest.write(0, b"a" * guests.BLOCK) == 0
+        guests.kill(lender)
+        lender.until(lambda: _generation(lender) == 2)
+    lender.until(lambda: _is_served(attached.socket, attached.export))
+    with guests.guest(attached) as guest:
+        assert guest.read(0, guests.BLOCK) == b"a" * guests.BLOCK
+        assert guest.write(guests.BLOCK, b"b" * guests.BLOCK) == 0
+        lender.snapshot("s", "v", rapid=True)
+    assert guests.state(lender) is model.AttachmentState.ATTACHED
+    guests.detach(lender)
+    assert lender.snapshot_bytes("s") == lender.volume_bytes("v")
+
+
+def _is_served(socket: str, export: str) -> bool:
+    try:
+        with contextlib.closing(Guest(pathlib.Path(socket), export)):
+            return True
+    except (errors.StorageDaemonGone, errors.StorageDaemonRefused):
+        return False
+
+
+def test_nothing_that_was_answered_under_load_is_lost_by_a_death(lender: worlds.World) -> None:
+    attached = guests.attach(lender)
+    load = guests.Load(attached)
+    with load.running():
+        load.wait(50)
+        lender.snapshot("s", "v", rapid=True)
+        load.wait(50)
+        guests.kill(lender)
+    lender.until(lambda: _is_served(attached.socket, attached.export))
+    guests.detach(lender)
+    # The last write may have been done and not answered.
+    assert load.acknowledged <= guests.require_prefix(lender.volume_bytes("v"), load.acknowledged)
+    assert guests.require_prefix(lender.volume_bytes("v"), load.acknowledged) <= load.acknowledged + 1
+
+
+def test_one_with_a_volatile_cache_has_crashed_and_comes_back_elsewhere(lender: worlds.World) -> None:
+    attached = guests.attach(lender, spec=VOLATILE)
+    guests.kill(lender)
+    lender.until(lambda: guests.state(lender) is model.AttachmentState.CRASHED)
+    assert not _is_served(attached.socket, attached.export)
+    again = guests.attach(lender, spec=VOLATILE)
+    assert again.socket != attached.socket
+    assert again.generation == 1
+
+
+def test_one_that_dies_again_and_again_stays_down(lender: worlds.World) -> None:
+    guests.attach(lender)
+    for generation in range(2, supervisor.MOST_DEATHS + 1):
+        guests.kill(lender)
+        lender.until(lambda: _generation(lender) == generation)  # noqa: B023 - it is called at once
+        lender.until(lambda: len(storagedaemons.found(lender.settings.live.exports_path)) == 1)
+    guests.kill(lender)
+    lender.until(lambda: guests.state(lender) is model.AttachmentState.CRASHED)
+    assert not storagedaemons.found(lender.settings.live.exports_path)
+
+
+def test_one_that_hung_is_heard_again_without_anybody_asking(lender: worlds.World) -> None:
+    guests.attach(lender)
+    with contextlib.closing(guests.process(lender)) as process:
+        process.signal(signal.SIGSTOP)
+        try:
+            lender.restart()
+            assert guests.state(lender) is model.AttachmentState.STALLED
+            with pytest.raises(errors.StorageDaemonBusy):
+                lender.service.attachments.detach(worlds.request("DetachVolume"), "e", "v", "", False)
+        finally:
+            process.signal(signal.SIGCONT)
+    # What the call had to leave is finished by itself.
+    lender.until(lambda: guests.shown(lender) is None)
+    assert not storagedaemons.found(lender.settings.live.exports_path)
