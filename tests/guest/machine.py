@@ -14,8 +14,9 @@ PATIENCE_S: Final = 120.0
 
 
 def by_nbd(number: int, socket: str, export: str) -> list[str]:
-    """Return QEMU's arguments for a disk that is exported by NBD."""
-    node = f"driver=nbd,node-name=disk{number},server.type=unix,server.path={socket},export={export}"
+    """Return QEMU's arguments for a disk that is exported by NBD. What is cut off is tried again for a minute."""
+    server = f"server.type=unix,server.path={socket},export={export},reconnect-delay=60"
+    node = f"driver=nbd,node-name=disk{number},{server}"
     return ["-blockdev", node, "-device", f"virtio-blk-pci,drive=disk{number}"]
 
 
