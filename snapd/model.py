@@ -347,6 +347,8 @@ class AttachmentWay(enum.StrEnum):
     """How an instance comes to its disk."""
 
     NBD = "NBD"
+    VHOST_USER_BLK = "VHOST_USER_BLK"
+    """Rings in memory that the hypervisor shares with the storage daemon."""
 
 
 class Launcher(enum.StrEnum):

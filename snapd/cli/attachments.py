@@ -6,6 +6,11 @@ from snapd.cli import names, output, parameters, questions, session
 from snapd.v1 import attachment_pb2
 from snapd.v1 import volume_service_pb2 as api
 
+_WAYS = {
+    "nbd": attachment_pb2.Attachment.WAY_NBD,
+    "vhost-user-blk": attachment_pb2.Attachment.WAY_VHOST_USER_BLK,
+}
+
 
 def state(volume: api.Volume) -> str:
     """Return the state of a volume's attachment, or nothing if it is detached."""
@@ -22,16 +27,21 @@ _bandwidth = click.option(
 
 @click.command(cls=session.Command)
 @click.argument("name")
+@click.option(
+    "--way", type=click.Choice(list(_WAYS)), default="nbd", show_default=True, help="How the machine comes to it."
+)
 @click.option("--read-only", is_flag=True, help="The machine can't write it.")
 @click.option("--volatile-cache", is_flag=True, help="Answer writes before they are durable.")
 @_iops
 @_bandwidth
 @session.pass_session
-def attach(run: session.Session, name: str, read_only: bool, volatile_cache: bool, iops: int, bandwidth: int) -> None:
+def attach(
+    run: session.Session, name: str, way: str, read_only: bool, volatile_cache: bool, iops: int, bandwidth: int
+) -> None:
     """Lend a volume to its virtual machine, and say where that connects."""
     request = api.AttachVolumeRequest(
         name=names.full("volumes", name, run.environment),
-        way=attachment_pb2.Attachment.WAY_NBD,
+        way=_WAYS[way],
         read_only=read_only,
         volatile_cache=volatile_cache,
         limits=attachment_pb2.AttachmentLimits(iops=iops, bytes_per_second=bandwidth),

@@ -105,9 +105,10 @@ def image_format(number: int) -> model.ImageFormat:
 
 
 def attachment_spec(request_: volume_service_pb2.AttachVolumeRequest) -> attachments.AttachmentSpec:
-    """Return how a volume is to be lent. NBD is the only way so far."""
+    """Return how a volume is to be lent, by NBD unless another way is named."""
+    way = attachment_pb2.Attachment.Way.Name(request_.way or attachment_pb2.Attachment.WAY_NBD)
     return attachments.AttachmentSpec(
-        way=model.AttachmentWay.NBD,
+        way=model.AttachmentWay(way.removeprefix("WAY_")),
         read_only=request_.read_only,
         writethrough=not request_.volatile_cache,
         limits=limits(request_.limits),
@@ -241,10 +242,7 @@ def volume(
 def attached(found: attachments.Shown) -> attachment_pb2.Attachment:
     """Return an attachment with all that a hypervisor needs to connect."""
     attachment = found.attachment
-    nbd = attachment_pb2.Attachment.Nbd(
-        socket=found.socket, export=found.export, uri=f"nbd+unix:///{found.export}?socket={found.socket}"
-    )
-    return attachment_pb2.Attachment(
+    result = attachment_pb2.Attachment(
         state=attachment_pb2.Attachment.State.Value(f"STATE_{attachment.state}"),
         generation=found.generation,
         read_only=attachment.read_only,
@@ -252,10 +250,15 @@ def attached(found: attachments.Shown) -> attachment_pb2.Attachment:
         limits=attachment_pb2.AttachmentLimits(
             iops=attachment.limits.iops, bytes_per_second=attachment.limits.bytes_per_second
         ),
-        nbd=nbd,
         attach_time=timestamp(attachment.created),
         error=problem(found.problem) if attachment.state is model.AttachmentState.STALLED else None,
     )
+    if attachment.way is model.AttachmentWay.NBD:
+        result.nbd.socket, result.nbd.export = found.socket, found.export
+        result.nbd.uri = f"nbd+unix:///{found.export}?socket={found.socket}"
+    else:
+        result.vhost_user.socket = found.socket
+    return result
 
 
 def layer_check(found: checking.LayerCheck) -> volume_service_pb2.CheckVolumeResponse:

@@ -33,7 +33,7 @@ class Shown:
     generation: int
     socket: str
     export: str
-    """Name under which the NBD server exports it."""
+    """Name under which it is exported, where a socket serves several."""
     problem: model.Problem | None
     """Why it is STALLED."""
 
@@ -69,7 +69,7 @@ class Attachments:
         trouble = self._disks.groups.trouble(daemon.uid)
         if trouble is not None and found.state is model.AttachmentState.ATTACHED:
             found = dataclasses.replace(found, state=model.AttachmentState.STALLED)
-        socket = self._disks.groups.folder(daemon).nbd
+        socket = self._disks.groups.socket(daemon, found.way, volume.uid)
         problem = None if trouble is None else problems.describe(trouble)
         return Shown(found, daemon.generation, str(socket), volume.uid, problem)
 

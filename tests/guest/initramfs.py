@@ -32,7 +32,6 @@ number=0
 while :; do
   number=$((number + 1))
   for disk in $disks; do
-    echo "begun $disk $number"
     printf '%0{BLOCK}d' $number |
       dd of=/dev/$disk bs={BLOCK} seek=$(((number - 1) % {BLOCKS})) conv=notrunc,fsync 2>/said &&
       echo "acknowledged $disk $number" || echo "failed $disk $number" $(cat /said)

@@ -5,13 +5,14 @@ nor is gone raises errors.StorageDaemonBusy, and then nothing may be decided.
 """
 
 import dataclasses
+import pathlib
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 from snapd import errors, fsops, model
 from snapd.catalog import attachments, storagedaemons
-from snapd.live import direct, launcher, qmp, storage, systemd
+from snapd.live import direct, graph, launcher, qmp, storage, systemd
 from snapd.live import process as processes
 from snapd.service import core as cores
 from snapd.service import names
@@ -73,6 +74,11 @@ class Groups:
     def folder(self, daemon: model.StorageDaemon) -> launcher.Folder:
         """Return where a storage daemon's sockets lie."""
         return self._plan(daemon.uid).folder
+
+    def socket(self, daemon: model.StorageDaemon, way: model.AttachmentWay, disk_uid: str) -> pathlib.Path:
+        """Return where a hypervisor connects to a disk."""
+        folder = self.folder(daemon)
+        return folder.nbd if way is model.AttachmentWay.NBD else folder.vhost / graph.vhost_socket(disk_uid)
 
     def _plan(self, uid: str) -> launcher.Plan:
         return launcher.Plan(uid, launcher.Folder(self._settings.exports_path / uid), self._settings.clients_gid)

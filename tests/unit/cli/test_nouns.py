@@ -5,7 +5,7 @@ import grpc
 import pytest
 
 from snapd import units
-from snapd.v1 import system_service_pb2, volume_service_pb2
+from snapd.v1 import attachment_pb2, system_service_pb2, volume_service_pb2
 from tests.unit.cli.conftest import Snapvol
 from tests.unit.client import stub_memory
 
@@ -82,6 +82,8 @@ def test_a_volume_is_attached_limited_and_detached(snapvol: Snapvol, memory: stu
     assert attached.json["attachment"]["nbd"] == {"socket": "/run/nbd.sock", "export": "disk"}
     asked = memory.received[-1]
     assert (asked.way, asked.read_only, asked.volatile_cache, asked.limits.iops) == (1, False, True, 500)
+    assert snapvol("volume", "attach", "root", "--way", "vhost-user-blk").code == 0
+    assert memory.received[-1].way == attachment_pb2.Attachment.WAY_VHOST_USER_BLK
     assert "ATTACHED" in snapvol("volume", "list").out.splitlines()[1].split()
     limited = snapvol("volume", "limits", "root", "--bandwidth", "10M", "-o", "json")
     assert limited.json["attachment"]["limits"] == {"bytes_per_second": str(10 * units.MIB)}
