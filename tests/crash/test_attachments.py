@@ -26,7 +26,7 @@ from tests.unit.service import checker
 NAME = script.volume_name("v")
 BLOCK = 4 * units.KIB
 SIZE = 2 * units.MIB
-ATTACH = tuple(point for point in IN_ATTACHMENTS_ALONE if point.startswith("attach."))
+ATTACH = (*(point for point in IN_ATTACHMENTS_ALONE if point.startswith("attach.")), "storage_daemon.spawned")
 UNDO = ("attach.removed", "attach.before_undo")
 DETACH = tuple(point for point in IN_ATTACHMENTS_ALONE if point.startswith("detach."))
 CAPTURE = (*(point for point in IN_ATTACHMENTS_ALONE if point.startswith("live_capture.")), "pool.layer_written")
@@ -268,6 +268,35 @@ def test_an_attach_whose_undoing_is_killed_is_undone(world: World, point: str, a
     assert not world.volume().HasField("attachment")
     assert world.attach().state == attachment_pb2.Attachment.STATE_ATTACHED
     world.check([b"a" * BLOCK])
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(
+    ("point", "found"),
+    [
+        ("revive.mended", "STATE_CRASHED"),
+        ("storage_daemon.spawned:2", "STATE_CRASHED"),
+        ("revive.started", "STATE_ATTACHED"),
+        ("revive.added", "STATE_ATTACHED"),
+        ("revive.committed", "STATE_ATTACHED"),
+    ],
+)
+def test_a_kill_while_a_dead_storage_daemon_is_started_anew_loses_nothing(world: World, point: str, found: str) -> None:
+    world.start(f"kill@{point}")
+    attached = world.attach()
+    world.write(1, A_B_C[1])
+    assert storagedaemons.end(world.exports) == 1
+    assert world.daemon.ended() == -9
+    world.start()
+    again = world.volume().attachment
+    assert again.state == attachment_pb2.Attachment.State.Value(found)
+    if again.state == attachment_pb2.Attachment.STATE_ATTACHED:
+        assert (again.nbd, again.generation) == (attached.nbd, 2)
+        world.write(2, A_B_C[2])
+        world.check(A_B_C)
+    else:
+        assert not storagedaemons.found(world.exports)
+        world.check(A_B_C[:2])
 
 
 @BOTH

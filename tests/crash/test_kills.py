@@ -113,6 +113,7 @@ IN_ATTACHMENTS_ALONE = (
     "revive.committed",
     "revive.mended",
     "revive.started",
+    "storage_daemon.spawned",
 )
 """The volumes of these tests are detached; tests/crash/test_attachments.py kills there, and the storage daemon too."""
 KINDS = (

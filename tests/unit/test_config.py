@@ -4,6 +4,7 @@ import pathlib
 import pytest
 
 from snapd import config, errors, units
+from snapd.service.settings import LiveSettings
 
 
 def _load(folder: pathlib.Path, text: str) -> config.Config:
@@ -32,6 +33,7 @@ def test_a_state_directory_holds_everything_even_the_socket(tmp_path: pathlib.Pa
         chosen.settings.archive_path,
         chosen.settings.catalog_path,
         chosen.settings.index_path,
+        chosen.settings.live.exports_path,
         chosen.listeners[0].path,
     )
     assert all(place.is_relative_to(tmp_path) for place in places)
@@ -73,6 +75,10 @@ def test_every_value_of_a_full_file_is_taken_over(tmp_path: pathlib.Path) -> Non
         [log]
         format = "console"
         level = "debug"
+        [live]
+        exports = "/srv/exports"
+        program = "/opt/qemu/qemu-storage-daemon"
+        group = "root"
         [limits]
         unary_calls = 10
         streams = 2
@@ -97,6 +103,9 @@ def test_every_value_of_a_full_file_is_taken_over(tmp_path: pathlib.Path) -> Non
     assert (settings.host, settings.compression_level) == ("host-7", 3)
     assert settings.retry_initial == datetime.timedelta(milliseconds=500)
     assert settings.retry_longest == datetime.timedelta(days=2)
+    assert settings.live == LiveSettings(
+        exports_path=pathlib.Path("/srv/exports"), program="/opt/qemu/qemu-storage-daemon", clients_gid=0
+    )
     assert (chosen.log_format, chosen.log_level) == ("console", "debug")
     assert (chosen.unary_calls, chosen.streams, chosen.waits, chosen.connections) == (10, 2, 20, 30)
     assert chosen.message_bytes == 8 * units.MIB
@@ -125,6 +134,12 @@ def test_a_watermark_in_percent_is_a_part_of_the_pools_file_system(tmp_path: pat
         ("[archiver]\nbandwidth = 0", 2, "archiver.bandwidth: must be"),
         ("[snapshots]\ndefault_retention = '1 year'", 2, "snapshots.default_retention: must be a time"),
         (f"[snapshots]\ndefault_retention = '{10**30}d'", 2, "snapshots.default_retention: must be a time"),
+        ("[live]\nlauncher = 'systemd'", 1, "live.account: must be set"),
+        ("[live]\nlauncher = 'docker'", 2, "live.launcher: must be one of direct, systemd"),
+        ("[live]\naccount = 'no-such-account-here'", 2, "live.account: there is no account no-such-account-here"),
+        ("[live]\ngroup = 'no-such-group-here'", 2, "live.group: there is no group no-such-group-here"),
+        ("[live]\nprogram = 'qemu; rm'", 2, "live.program: must be the name of a program, or its path"),
+        ("[live]\nexports = 'here'", 2, "live.exports: must be an absolute path"),
         ("[log]\n# a comment\nformat = 'xml'", 3, "log.format: must be one of json, console"),
         ("[snapshots]\ndefault_retenton = '1h'", 2, "did you mean snapshots.default_retention?"),
         ("[archive]\nworkers = 2", 2, "archive.workers: no such key; did you mean archiver.workers?"),

@@ -122,7 +122,7 @@ class Disks:
         """Take a layer that was put on nothing out of the storage daemon, if that is there."""
         found = self.groups.reach(lent.daemon)
         if found is not None:
-            ask(found, lambda: found.withdraw([overlay]))
+            self.ask(lent, found, lambda: found.withdraw([overlay]))
 
     def set_limits(self, attachment_uid: str) -> None:
         """Tell the storage daemon of a disk the limits that its row has, if it is there.
@@ -133,7 +133,7 @@ class Disks:
         found = self.groups.reach(lent.daemon)
         if found is not None:
             limits = _limits(lent.attachment)
-            ask(found, lambda: found.set_limits(lent.volume.uid, limits))
+            self.ask(lent, found, lambda: found.set_limits(lent.volume.uid, limits))
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class Disks:
         """Have what the guest wrote made durable, if the storage daemon is there and has the disk."""
         found = self.groups.reach(lent.daemon)
         if found is not None and not lent.attachment.read_only:
-            ask(found, lambda: found.flush({lent.volume.uid} & found.exported()))
+            self.ask(lent, found, lambda: found.flush({lent.volume.uid} & found.exported()))
 
     def remove(self, lent: Lent) -> None:
         """End the export and close its layers, if the storage daemon is there; stop one that serves nothing else.
@@ -152,8 +152,8 @@ class Disks:
         if found is None:
             return
         below = [layer.uid for layer in layers.chain(self._core.catalog.reader(), lent.head)]
-        ask(found, lambda: found.remove(lent.volume.uid, below))
-        ask(found, lambda: self.groups.stop_if_idle(lent.daemon, found))
+        self.ask(lent, found, lambda: found.remove(lent.volume.uid, below))
+        self.ask(lent, found, lambda: self.groups.stop_if_idle(lent.daemon, found))
 
     def take_back(self, lent: Lent) -> None:
         """Mend leaks once nobody has the head open, take back what was lent, and remove the folder of who is gone.
@@ -176,15 +176,22 @@ class Disks:
         if leaked:
             _log.info("repaired leaked clusters", extra={"layer": head, "clusters": leaked})
 
+    # --- asking -------------------------------------------------------------------------------------------------------
 
-def ask(process: storage.StorageDaemon, question: Callable[[], Answer]) -> Answer | None:
-    """Return a storage daemon's answer; None: it has ended, which settles what it was asked for as well."""
-    try:
-        return question()
-    except errors.StorageDaemonGone:
-        if not process.wait(_END_S):
+    def ask(self, lent: Lent, process: storage.StorageDaemon, question: Callable[[], Answer]) -> Answer | None:
+        """Return a storage daemon's answer; None: it has ended, which settles what it was asked for as well.
+
+        Raises what the question raises; that it wasn't answered in time is remembered.
+        """
+        try:
+            return question()
+        except errors.StorageDaemonGone:
+            if not process.wait(_END_S):
+                raise
+            return None
+        except errors.StorageDaemonBusy as busy:
+            self.groups.note(lent.daemon.uid, busy)
             raise
-        return None
 
 
 def _limits(attachment: model.Attachment) -> graph.Limits:

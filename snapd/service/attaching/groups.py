@@ -154,6 +154,7 @@ class Groups:
             fsops.make_directory(self._settings.exports_path, 0o711)
         started = storage.start(self._sessions(), self.launcher_of(daemon), self._plan(daemon.uid))
         self._open[daemon.uid] = started
+        fsops.point("storage_daemon.spawned")
         process = started.identity
         with self._core.catalog.transaction() as tx:
             storagedaemons.put(

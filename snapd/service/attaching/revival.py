@@ -5,7 +5,8 @@ stay as they are but for the process that they name, and tell at each moment wha
 start that is cut short is gone on with by the adoption, which adds the disks that a process of ours lacks.
 
 step 1    nobody has the heads open: their leaks are mended               point revive.mended
-step 2    the process is started; its row says which it is                point revive.started
+step 2    the process is started; its row says which it is                points storage_daemon.spawned,
+                                                                                 revive.started
 step 3    nodes and exports of all disks are added, and looked at         point revive.added
 commit    the volumes have changed: their attachments' generation         point revive.committed
 """

@@ -4,8 +4,8 @@ intent    attachment ATTACHING, maybe a row for the group's storage        point
           daemon, operation, request
 step 1    its layers are pinned and vetted, leaks of the head are mended:  point attach.lent
           so nobody has it open; all are lent
-step 2    the group's storage daemon is started, unless there is one; its  point attach.started
-          row says which process it is
+step 2    the group's storage daemon is started, unless there is one; its  points storage_daemon.spawned,
+          row says which process it is                                            attach.started
 step 3    nodes and export are added, and looked at over NBD               point attach.exported
 commit    attachment ATTACHED                                              point attach.committed
 undo      export and nodes are removed, a process that serves nothing      points attach.removed,

@@ -107,7 +107,7 @@ class Handler:
         process = self._disks.groups.reach(lent.daemon)
         if process is None:
             return None
-        return disking.ask(process, lambda: process.is_switched({lent.head: plan.overlay}))
+        return self._disks.ask(lent, process, lambda: process.is_switched({lent.head: plan.overlay}))
 
     def _commit(
         self,

@@ -98,7 +98,7 @@ def test_a_volume_that_crashed_is_captured_as_it_was_left(lender: worlds.World) 
     assert lender.snapshot_bytes("s")[: guests.BLOCK] == b"a" * guests.BLOCK
 
 
-def test_a_capture_that_the_process_does_not_answer_is_decided_by_the_next_call(lender: worlds.World) -> None:
+def test_a_capture_that_the_process_does_not_answer_is_decided_once_it_is_heard(lender: worlds.World) -> None:
     with guests.guest(guests.attach(lender)) as guest:
         assert guest.write(0, b"a" * guests.BLOCK) == 0
         with contextlib.closing(guests.process(lender)) as process:
@@ -106,20 +106,14 @@ def test_a_capture_that_the_process_does_not_answer_is_decided_by_the_next_call(
             try:
                 with pytest.raises(errors.StorageDaemonBusy):
                     lender.snapshot("s", "v", rapid=True)
+                assert guests.state(lender) is model.AttachmentState.STALLED
             finally:
                 process.signal(signal.SIGCONT)
         assert guest.write(0, b"b" * guests.BLOCK) == 0
-        lender.until(lambda: _is_taken(lender, "later"))
+        lender.until(lambda: lender.idle() and guests.state(lender) is model.AttachmentState.ATTACHED)
+        lender.snapshot("later", "v", rapid=True)
     assert lender.snapshot_bytes("later")[: guests.BLOCK] == b"b" * guests.BLOCK
     assert len(storagedaemons.found(lender.settings.live.exports_path)) == 1
-
-
-def _is_taken(lender: worlds.World, name: str) -> bool:
-    try:
-        lender.snapshot(name, "v", rapid=True)
-    except errors.StorageDaemonBusy:
-        return False
-    return True
 
 
 def test_a_snapshot_that_can_not_be_taken_leaves_the_guest_alone(lender: worlds.World) -> None:
