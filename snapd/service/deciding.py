@@ -65,8 +65,9 @@ class Decider:
     def present(self, daemon: model.StorageDaemon, *, revive: bool = True) -> model.StorageDaemon | None:
         """Return a storage daemon that answers, as its row is now: one that is gone is started anew if that is right.
 
-        Else its disks have crashed, and None is returned; they also have if it can't be started. The caller holds the
-        group's mutex. Raises errors.SnapdError if it neither answers nor is gone, or couldn't be started.
+        Else its disks have crashed, and None is returned. They also have if it can't be started, unless it died once
+        more: the supervisor tries that again. The caller holds the group's mutex. Raises errors.SnapdError if it
+        neither answers nor is gone, or couldn't be started.
         """
         core = self._core
         if self._disks.groups.reach(daemon) is not None:
@@ -131,7 +132,7 @@ class Decider:
 
         `revive` is whether it may be started; else its disks have crashed. Raises errors.SnapdError if it neither
         answers nor is gone, isn't what the catalog says, or couldn't be started: its disks have crashed then, unless
-        somebody has them open.
+        it died once more, or somebody has them open.
         """
         core = self._core
         with self._whole_group(daemon_uid):
@@ -151,11 +152,13 @@ class Decider:
         core = self._core
         try:
             revival.revive(core, self._disks, daemon)
-        except errors.SnapdError:
-            # It may have been started, and serve some of its disks: to none of them anybody is connected yet.
+        except errors.SnapdError as error:
+            # It may have been started, and serve some of its disks: nobody has been told of it yet.
             present = storagedaemons.get(core.catalog.reader(), daemon.uid)
             self._disks.groups.kill(present)
-            adoption.bury(core, self._disks, present)
+            if not isinstance(error, errors.StorageDaemonGone):
+                adoption.bury(core, self._disks, present)
+            # One that died while it was started has died once more; whoever counts that says when it is enough.
             raise
 
     @contextmanager
