@@ -33,6 +33,7 @@ from snapd.errors.disasters import (
     PoolMissing,
 )
 from snapd.errors.guests import (
+    SnapshotAttached,
     StorageDaemonBusy,
     StorageDaemonGone,
     StorageDaemonMissing,
@@ -140,6 +141,7 @@ __all__ = [
     "SchemaTooNew",
     "SchemaTooOld",
     "SnapdError",
+    "SnapshotAttached",
     "SnapshotDamaged",
     "SnapshotNotArchived",
     "SnapshotOfAnotherVolume",

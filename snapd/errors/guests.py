@@ -57,3 +57,13 @@ class VolumeAttached(FailedPrecondition):
     summary = "{name} is attached: a guest may be writing it"
     advice = "Detach it first: DetachVolume. It has to stay detached until the call has ended."
     name: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class SnapshotAttached(FailedPrecondition):
+    """Somebody looks into the snapshot."""
+
+    reason = "SNAPSHOT_ATTACHED"
+    summary = "{name} is attached: somebody looks into it"
+    advice = "Detach it first: DetachSnapshot."
+    name: str

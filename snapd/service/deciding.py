@@ -48,18 +48,18 @@ class Decider:
     # --- deciding what is open ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def settled(self, volume_uid: str) -> Iterator[model.Attachment | None]:
-        """Hold the mutex of the group that serves a volume, and yield its attachment, with nothing about it left open.
+    def settled(self, disk_uid: str) -> Iterator[model.Attachment | None]:
+        """Hold the mutex of the group that serves a disk, and yield its attachment, with nothing about it left open.
 
-        The caller holds the volume's mutex. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
+        The caller holds the disk's mutex. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
         """
-        self.decide_open(volume_uid)
+        self.decide_open(disk_uid)
         core = self._core
-        with self.lent(volume_uid):
-            found = attachments.of_volume(core.catalog.reader(), volume_uid)
+        with self.lent(disk_uid):
+            found = attachments.of_disk(core.catalog.reader(), disk_uid)
             if found is not None and found.state is model.AttachmentState.ATTACHED:
                 self.present(storagedaemons.get(core.catalog.reader(), found.storage_daemon))
-                found = attachments.of_volume(core.catalog.reader(), volume_uid)
+                found = attachments.of_disk(core.catalog.reader(), disk_uid)
             yield found
 
     def present(self, daemon: model.StorageDaemon, *, revive: bool = True) -> model.StorageDaemon | None:
@@ -78,30 +78,30 @@ class Decider:
         return None
 
     @contextmanager
-    def lent(self, volume_uid: str) -> Iterator[None]:
-        """Hold the mutex of the group that serves a volume, if one does."""
+    def lent(self, disk_uid: str) -> Iterator[None]:
+        """Hold the mutex of the group that serves a disk, if one does."""
         reader = self._core.catalog.reader()
-        attachment = attachments.of_volume(reader, volume_uid)
+        attachment = attachments.of_disk(reader, disk_uid)
         if attachment is None:
             yield
             return
         with self._core.locks.holding(grouping.key(storagedaemons.get(reader, attachment.storage_daemon))):
             yield
 
-    def decide_open(self, volume_uid: str) -> None:
-        """Decide what an earlier call had to leave open. The caller holds the volume's mutex.
+    def decide_open(self, disk_uid: str) -> None:
+        """Decide what an earlier call had to leave open. The caller holds the disk's mutex.
 
         Raises errors.StorageDaemonBusy while it can't be.
         """
-        for intent in journal.intents_of(self._core.catalog.reader(), volume_uid):
+        for intent in journal.intents_of(self._core.catalog.reader(), disk_uid):
             if intent.kind in KINDS:
-                with self.lent(volume_uid):
+                with self.lent(disk_uid):
                     self.decide(intent)
 
     def decide(self, intent: model.Intent) -> bool:
         """Finish or undo an open intent that nobody runs, and say which. Raises errors.SnapdError if it stays open.
 
-        The caller holds the mutexes of the volume and of its group, or is recovery.
+        The caller holds the mutexes of the disk and of its group, or is recovery.
         """
         handler = self._handlers.get(intent.kind)
         if handler is None:
@@ -136,7 +136,7 @@ class Decider:
         core = self._core
         with self._whole_group(daemon_uid):
             for attachment in attachments.of_daemon(core.catalog.reader(), daemon_uid):
-                for intent in journal.intents_of(core.catalog.reader(), attachment.volume_uid or ""):
+                for intent in journal.intents_of(core.catalog.reader(), attachment.disk):
                     if intent.kind in KINDS:
                         self.decide(intent)
             daemon = storagedaemons.find(core.catalog.reader(), daemon_uid)
@@ -151,6 +151,10 @@ class Decider:
         core = self._core
         try:
             revival.revive(core, self._disks, daemon)
+        except errors.StorageDaemonGone:
+            # It has died once more; the supervisor counts.
+            self._disks.groups.kill(storagedaemons.get(core.catalog.reader(), daemon.uid))
+            raise
         except errors.SnapdError:
             # It may have been started, and serve some of its disks: to none of them anybody is connected yet.
             present = storagedaemons.get(core.catalog.reader(), daemon.uid)
@@ -160,7 +164,7 @@ class Decider:
 
     @contextmanager
     def _whole_group(self, daemon_uid: str) -> Iterator[None]:
-        """Hold the mutexes of all volumes of a group, in their order, and then the group's."""
+        """Hold the mutexes of all disks of a group, in their order, and then the group's."""
         core = self._core
         with ExitStack() as stack:
             for uid in sorted(self._served(daemon_uid)):
@@ -172,7 +176,7 @@ class Decider:
 
     def _served(self, daemon_uid: str) -> list[str]:
         found = attachments.of_daemon(self._core.catalog.reader(), daemon_uid)
-        return [attachment.volume_uid for attachment in found if attachment.volume_uid is not None]
+        return [attachment.disk for attachment in found]
 
     def close(self) -> None:
         """Let go of the storage daemons; they run on."""

@@ -57,12 +57,12 @@ class Groups:
         if self._settings.launcher is model.Launcher.DIRECT:
             launcher.require_program(self._settings.program)
 
-    def new(self, volume: model.Volume) -> model.StorageDaemon:
-        """Return the storage daemon of a volume's group that is yet to be stored, and then to be started."""
+    def new(self, environment_uid: str, instance: str = "") -> model.StorageDaemon:
+        """Return a storage daemon of an instance, or of one disk alone, that is yet to be stored and to be started."""
         return model.StorageDaemon(
             uid=names.new_uid(),
-            instance=volume.instance,
-            environment_uid=volume.environment_uid,
+            instance=instance,
+            environment_uid=environment_uid,
             launcher=self._settings.launcher,
             generation=0,
             boot="",
