@@ -16,6 +16,7 @@ from snapd.live import process as processes
 from snapd.service import core as cores
 from snapd.service import names
 
+_PASSABLE = 0o711
 _END_S = 10.0
 """How long the kernel may take to end a process that was killed."""
 
@@ -143,9 +144,7 @@ class Groups:
 
         Raises what live.storage.start raises; there is no process then.
         """
-        with fsops.translated(self._settings.exports_path):
-            # Anybody may go through it to a folder whose name he knows; who may enter that is its own matter.
-            fsops.make_directory(self._settings.exports_path, 0o711)
+        self._make_exports()
         started = storage.start(self._sessions(), self.launcher_of(daemon), self._plan(daemon.uid))
         self._open[daemon.uid] = started
         fsops.point("storage_daemon.spawned")
@@ -163,6 +162,18 @@ class Groups:
             )
         self._tell()
         return started
+
+    def _make_exports(self) -> None:
+        """Make the folder of exports, unless it is there, whoever made it.
+
+        Anybody may go through it to a folder whose name he knows; who may enter that is its own matter.
+        """
+        path = self._settings.exports_path
+        with fsops.translated(path):
+            if not path.is_dir():
+                fsops.make_directory(path, _PASSABLE)
+                # The daemon's umask lets nobody through.
+                fsops.set_mode(path, _PASSABLE)
 
     def stop_if_idle(self, daemon: model.StorageDaemon, process: storage.StorageDaemon) -> None:
         """End a storage daemon that serves nothing any more. Raises errors.StorageDaemonBusy if it doesn't end."""
