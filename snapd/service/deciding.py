@@ -71,6 +71,8 @@ class Decider:
         core = self._core
         if self._disks.groups.reach(daemon) is not None:
             return daemon
+        # What was switched and not written down would be lost if a disk were served from its old head.
+        self._decide_group(daemon.uid)
         if revive and revival.is_right(core, daemon):
             self._revive(daemon)
             return storagedaemons.get(core.catalog.reader(), daemon.uid)
@@ -98,10 +100,18 @@ class Decider:
                 with self.lent(disk_uid):
                     self.decide(intent)
 
+    def _decide_group(self, daemon_uid: str) -> None:
+        """Decide what is open on any disk of a group; who runs such an intent holds its mutex, as the caller does."""
+        reader = self._core.catalog.reader()
+        for attachment in attachments.of_daemon(reader, daemon_uid):
+            for intent in journal.intents_of(reader, attachment.disk):
+                if intent.kind in KINDS:
+                    self.decide(intent)
+
     def decide(self, intent: model.Intent) -> bool:
         """Finish or undo an open intent that nobody runs, and say which. Raises errors.SnapdError if it stays open.
 
-        The caller holds the mutexes of the disk and of its group, or is recovery.
+        The caller holds the mutex of the group, or is recovery.
         """
         handler = self._handlers.get(intent.kind)
         if handler is None:
@@ -135,10 +145,7 @@ class Decider:
         """
         core = self._core
         with self._whole_group(daemon_uid):
-            for attachment in attachments.of_daemon(core.catalog.reader(), daemon_uid):
-                for intent in journal.intents_of(core.catalog.reader(), attachment.disk):
-                    if intent.kind in KINDS:
-                        self.decide(intent)
+            self._decide_group(daemon_uid)
             daemon = storagedaemons.find(core.catalog.reader(), daemon_uid)
             if daemon is None:
                 return

@@ -109,7 +109,14 @@ class Handler:
         process = self._disks.groups.reach(lent.daemon)
         if process is None:
             return None
-        return self._disks.ask(lent, process, lambda: process.is_switched({lent.top: plan.overlay}))
+        heads = self._disks.ask(lent, process, process.heads)
+        if heads is None:
+            return None
+        top = heads.get(lent.uid)
+        if top not in (lent.top, plan.overlay):
+            problem = f"disk {lent.uid} stands on layer {top}, and not on {lent.top} or {plan.overlay}"
+            raise errors.StorageDaemonRefused(name=lent.daemon.uid, command="a question", problem=problem)
+        return top == plan.overlay
 
     def _commit(
         self,

@@ -8,6 +8,7 @@ import pytest
 
 from snapd import errors, model
 from snapd.service import supervisor
+from snapd.service.volumes import VolumeSpec
 from tests import storagedaemons
 from tests.unit.service import guests
 from tests.unit.service import world as worlds
@@ -87,3 +88,23 @@ def test_one_that_hung_is_heard_again_without_anybody_asking(lender: worlds.Worl
     # What the call had to leave is finished by itself.
     lender.until(lambda: guests.shown(lender) is None)
     assert not storagedaemons.found(lender.settings.live.exports_path)
+
+
+def test_a_capture_that_was_left_open_is_decided_before_its_group_is_started_anew(lender: worlds.World) -> None:
+    for volume_id in ("root", "data"):
+        spec = VolumeSpec("", {}, model.VolumeRole.DATA, "vm-1", worlds.SIZE, "")
+        lender.service.volumes.create(worlds.request("CreateVolume"), "e", volume_id, spec)
+    attached = guests.attach(lender, "root")
+    with guests.guest(attached) as guest:
+        assert guest.write(0, b"a" * guests.BLOCK) == 0
+        with contextlib.closing(guests.process(lender)) as process:
+            process.signal(signal.SIGSTOP)
+            with pytest.raises(errors.StorageDaemonBusy):
+                lender.snapshot("s", "root", rapid=True)
+            guests.kill(lender)
+    # Once it is gone there is only forward, whoever comes first: the supervisor, or a call about another volume.
+    guests.attach(lender, "data")
+    lender.until(lender.idle)
+    assert guests.state(lender, "root") is model.AttachmentState.CRASHED
+    assert lender.snapshot_bytes("s")[: guests.BLOCK] == b"a" * guests.BLOCK
+    assert guests.state(lender, "data") is model.AttachmentState.ATTACHED
