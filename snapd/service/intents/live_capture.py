@@ -12,15 +12,16 @@ commit    old head FROZEN, overlay HEAD, point, snapshot                   point
 undo      the overlay is taken out of the graph and doomed
 
 While the storage daemon answers, its graph decides: with the overlay under the guest it goes on to the commit, without
-it is undone, since the moment that was asked for is over. Once it is gone there is only forward: leaks are mended, the
-overlay becomes the head, and the attachment has CRASHED. While it neither answers nor is gone the intent stays open.
+it is undone, since the moment that was asked for is over. Once it is gone there is only forward: leaks are mended, and
+the overlay becomes the head; whether the disk is served again is decided afterwards. While it neither answers nor is
+gone the intent stays open.
 """
 
 import datetime
 import logging
 
 from snapd import errors, fsops, model
-from snapd.catalog import attachments, db, layers, volumes
+from snapd.catalog import db, layers, volumes
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import jobs as running
@@ -53,7 +54,7 @@ class Handler:
             if not self.decide(intent, error):
                 raise
             return
-        self._commit(intent, lent, plan, captured, crashed=False)
+        self._commit(intent, lent, plan, captured)
 
     def _switch(self, intent: model.Intent, lent: disking.Lent, plan: capture.Capture) -> datetime.datetime:
         """Put the overlay on the head, and return when that was."""
@@ -101,7 +102,7 @@ class Handler:
             raise running.Undecided(error) from cause or error
         # When it was switched nobody wrote down; it was begun before, and can't have taken long.
         captured = intent.created if switched else self._core.now()
-        self._commit(intent, lent, plan, captured, crashed=not switched)
+        self._commit(intent, lent, plan, captured)
         return True
 
     def _is_switched(self, lent: disking.Lent, plan: capture.Capture) -> bool | None:
@@ -119,20 +120,12 @@ class Handler:
         return top == plan.overlay
 
     def _commit(
-        self,
-        intent: model.Intent,
-        lent: disking.Lent,
-        plan: capture.Capture,
-        captured: datetime.datetime,
-        *,
-        crashed: bool,
+        self, intent: model.Intent, lent: disking.Lent, plan: capture.Capture, captured: datetime.datetime
     ) -> None:
         core = self._core
         try:
             with core.catalog.transaction() as tx:
                 capture.commit(core, tx, intent, plan, lent.top, captured)
-                if crashed:
-                    attachments.set_state(tx, lent.attachment.uid, model.AttachmentState.CRASHED)
         except Exception as error:
             # The guest may be writing the overlay: whatever went wrong here, that can't be undone any more.
             _log.exception("a capture could not be committed", extra={"volume": lent.uid})
@@ -140,10 +133,7 @@ class Handler:
             raise running.Undecided(told) from error
         fsops.point("live_capture.committed")
         core.pool.freeze(lent.top)
-        if crashed:
-            self._disks.held.release(lent.attachment.uid)
-        else:
-            self._disks.held.hold(lent.attachment.uid, plan.overlay)
+        self._disks.held.hold(lent.attachment.uid, plan.overlay)
         core.hints.layer(layers.get(core.catalog.reader(), lent.top).parent)
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:

@@ -105,6 +105,12 @@ def test_a_capture_that_was_left_open_is_decided_before_its_group_is_started_ane
     # Once it is gone there is only forward, whoever comes first: the supervisor, or a call about another volume.
     guests.attach(lender, "data")
     lender.until(lender.idle)
-    assert guests.state(lender, "root") is model.AttachmentState.CRASHED
     assert lender.snapshot_bytes("s")[: guests.BLOCK] == b"a" * guests.BLOCK
-    assert guests.state(lender, "data") is model.AttachmentState.ATTACHED
+    lender.until(lambda: guests.is_served(attached))
+    with guests.guest(attached) as guest:
+        assert guest.read(0, guests.BLOCK) == b"a" * guests.BLOCK
+        assert guest.write(0, b"b" * guests.BLOCK) == 0
+    assert [guests.state(lender, volume_id) for volume_id in ("root", "data")] == [model.AttachmentState.ATTACHED] * 2
+    guests.detach(lender, "root")
+    assert lender.volume_bytes("root")[: guests.BLOCK] == b"b" * guests.BLOCK
+    assert lender.snapshot_bytes("s")[: guests.BLOCK] == b"a" * guests.BLOCK
