@@ -33,6 +33,7 @@ from snapd.errors.disasters import (
     PoolMissing,
 )
 from snapd.errors.guests import (
+    ExportsUnusable,
     SnapshotAttached,
     StorageDaemonBusy,
     StorageDaemonGone,
@@ -124,6 +125,7 @@ __all__ = [
     "Draining",
     "EnvironmentNotEmpty",
     "EtagMismatch",
+    "ExportsUnusable",
     "FailedPrecondition",
     "ImageBusy",
     "ImageRefused",

@@ -16,6 +16,16 @@ class StorageDaemonMissing(FailedPrecondition):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class ExportsUnusable(FailedPrecondition):
+    """Sockets for hypervisors can't be made in the folder that is configured for them."""
+
+    reason = "EXPORTS_UNUSABLE"
+    summary = "volumes can't be attached: {problem}"
+    advice = "Set live.exports to a folder with a shorter path, and restart the daemon."
+    problem: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class StorageDaemonGone(Unavailable):
     """The process that serves a group of attached volumes has ended, or has hung up."""
 

@@ -54,9 +54,16 @@ class Groups:
     # --- before there is one ------------------------------------------------------------------------------------------
 
     def require_program(self) -> None:
-        """Raise errors.StorageDaemonMissing if no storage daemon can be started. Nothing looks for it before."""
+        """Require that a storage daemon can be started; nothing looks for that before.
+
+        Raises errors.StorageDaemonMissing, errors.ExportsUnusable.
+        """
         if self._settings.launcher is model.Launcher.DIRECT:
             launcher.require_program(self._settings.program)
+        try:
+            self._plan(names.new_uid()).folder.require_short()
+        except errors.SocketPathUnusable as error:
+            raise errors.ExportsUnusable(problem=error.problem) from error
 
     def new(self, environment_uid: str, instance: str = "") -> model.StorageDaemon:
         """Return a storage daemon of an instance, or of one disk alone, that is yet to be stored and to be started."""
