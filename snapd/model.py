@@ -403,6 +403,13 @@ class Attachment:
     """Uid of a snapshot's layer; None: it is a volume's, which has its head."""
     created: datetime.datetime
 
+    @property
+    def disk(self) -> str:
+        """Uid of the volume or of the snapshot."""
+        uid = self.volume_uid or self.snapshot_uid
+        assert uid is not None
+        return uid
+
 
 class Worker(enum.StrEnum):
     """A part of the background work that can be paused."""

@@ -24,9 +24,11 @@ def _convert(row: sqlite3.Row) -> model.Attachment:
     )
 
 
-def of_volume(connection: sqlite3.Connection, volume_uid: str) -> model.Attachment | None:
-    """Return the attachment of a volume; None: it is detached."""
-    row = connection.execute("SELECT * FROM attachments WHERE volume_uid = ?", (volume_uid,)).fetchone()
+def of_disk(connection: sqlite3.Connection, uid: str) -> model.Attachment | None:
+    """Return the attachment of a volume or a snapshot; None: it is detached."""
+    row = connection.execute(
+        "SELECT * FROM attachments WHERE volume_uid = :uid OR snapshot_uid = :uid", {"uid": uid}
+    ).fetchone()
     return None if row is None else _convert(row)
 
 

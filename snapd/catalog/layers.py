@@ -6,10 +6,12 @@ import sqlite3
 from snapd import model
 from snapd.catalog import db, points
 
-# A frozen layer is needed while a layer stands on it, or its point is the point of a snapshot that isn't archived.
+# A frozen layer is needed while a layer stands on it, it is lent as a snapshot's, or its point is the point of a
+# snapshot that isn't archived.
 _NEEDED = """
 SELECT EXISTS (SELECT 1 FROM layers WHERE parent = :uid AND state != 'DOOMED')
     OR EXISTS (SELECT 1 FROM volumes WHERE head_layer = :uid)
+    OR EXISTS (SELECT 1 FROM attachments WHERE top = :uid)
     OR EXISTS (SELECT 1 FROM points p JOIN snapshots s ON s.point = p.uid
                WHERE p.layer = :uid AND s.archive_state != 'ARCHIVED')
 """
@@ -21,6 +23,7 @@ SELECT lower.uid AS lower, child.uid AS child FROM layers lower JOIN layers chil
 WHERE lower.uid = :uid AND lower.state = 'FROZEN' AND child.state = 'FROZEN'
   AND NOT EXISTS (SELECT 1 FROM layers below WHERE below.uid = lower.parent AND below.state = 'FOLDING')
   AND 1 = (SELECT count(*) FROM layers WHERE parent = lower.uid)
+  AND NOT EXISTS (SELECT 1 FROM attachments WHERE top = lower.uid)
   AND NOT EXISTS (SELECT 1 FROM points p JOIN snapshots s ON s.point = p.uid
                   WHERE p.layer = lower.uid AND s.archive_state != 'ARCHIVED')
 """

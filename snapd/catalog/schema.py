@@ -245,7 +245,7 @@ CREATE INDEX storage_daemons_by_instance ON storage_daemons (environment_uid, in
 CREATE TABLE attachments (
     uid TEXT PRIMARY KEY,
     volume_uid TEXT UNIQUE REFERENCES volumes,  -- NULL: it is a snapshot's
-    snapshot_uid TEXT,                 -- NULL: it is a volume's
+    snapshot_uid TEXT UNIQUE,          -- NULL: it is a volume's
     storage_daemon TEXT NOT NULL REFERENCES storage_daemons,
     way TEXT NOT NULL,                 -- model.AttachmentWay
     state TEXT NOT NULL,               -- model.AttachmentState, but for STALLED

@@ -179,6 +179,14 @@ def put(tx: db.Transaction, snapshot: model.Snapshot) -> None:
     tx.execute(f"INSERT INTO snapshots {db.placeholders(columns)} {db.upsert(columns)}", columns)
 
 
+def touch(tx: db.Transaction, uid: str, now: datetime.datetime) -> None:
+    """Record that what is told of a snapshot besides its row changed. One that is gone is left alone."""
+    row = tx.execute("SELECT environment_uid FROM snapshots WHERE uid = ?", (uid,)).fetchone()
+    if row is not None:
+        revision = events.append(tx, "snapshot", uid, row["environment_uid"], db.to_us(now))
+        tx.execute("UPDATE snapshots SET revision = ?, updated_us = ? WHERE uid = ?", (revision, db.to_us(now), uid))
+
+
 def note_check(tx: db.Transaction, uid: str, checked: datetime.datetime | None) -> None:
     """Store when an archived snapshot's oldest part was checked: no event, since nothing of it has changed."""
     tx.execute("UPDATE snapshots SET archive_checked_us = ? WHERE uid = ?", (db.optional_us(checked), uid))

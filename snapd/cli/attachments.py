@@ -1,9 +1,10 @@
-"""snapvol volume attach, detach and limits: volumes lent to virtual machines."""
+"""snapvol volume attach, detach and limits, snapvol snapshot attach and detach: disks lent to virtual machines."""
 
 import click
 
 from snapd.cli import names, output, parameters, questions, session
 from snapd.v1 import attachment_pb2
+from snapd.v1 import snapshot_service_pb2 as snapshots
 from snapd.v1 import volume_service_pb2 as api
 
 _WAYS = {
@@ -75,3 +76,28 @@ def limits(run: session.Session, name: str, iops: int, bandwidth: int) -> None:
         limits=attachment_pb2.AttachmentLimits(iops=iops, bytes_per_second=bandwidth),
     )
     output.resource(run, run.client.volumes.SetVolumeLimits(request).volume)
+
+
+@click.command("attach", cls=session.Command)
+@click.argument("name")
+@_iops
+@_bandwidth
+@session.pass_session
+def attach_snapshot(run: session.Session, name: str, iops: int, bandwidth: int) -> None:
+    """Lend a snapshot to be looked into, and say where to connect."""
+    request = snapshots.AttachSnapshotRequest(
+        name=names.full("snapshots", name, run.environment),
+        way=attachment_pb2.Attachment.WAY_NBD,
+        limits=attachment_pb2.AttachmentLimits(iops=iops, bytes_per_second=bandwidth),
+    )
+    output.resource(run, run.client.snapshots.AttachSnapshot(request).snapshot)
+
+
+@click.command("detach", cls=session.Command)
+@click.argument("name")
+@session.pass_session
+def detach_snapshot(run: session.Session, name: str) -> None:
+    """Take a snapshot back from whoever looks into it."""
+    full = names.full("snapshots", name, run.environment)
+    run.client.snapshots.DetachSnapshot(snapshots.DetachSnapshotRequest(name=full))
+    output.note(f"{full} is detached")

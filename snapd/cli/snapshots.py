@@ -5,7 +5,7 @@ import datetime
 import click
 
 from snapd import units
-from snapd.cli import listing, names, output, parameters, progress, questions, session, transfers
+from snapd.cli import attachments, listing, names, output, parameters, progress, questions, session, transfers
 from snapd.client import waiting
 from snapd.v1 import snapshot_service_pb2 as api
 
@@ -28,6 +28,10 @@ WITH_ENVIRONMENT: output.Column = ("ENVIRONMENT", lambda resource: resource.name
 @click.group(cls=session.Noun)
 def snapshot() -> None:
     """Snapshots: static copies of volumes' contents."""
+
+
+for command in (attachments.attach_snapshot, attachments.detach_snapshot):
+    snapshot.add_command(command)
 
 
 @snapshot.command()

@@ -33,6 +33,8 @@ from snapd.errors.disasters import (
     PoolMissing,
 )
 from snapd.errors.guests import (
+    ExportsUnusable,
+    SnapshotAttached,
     StorageDaemonBusy,
     StorageDaemonGone,
     StorageDaemonMissing,
@@ -123,6 +125,7 @@ __all__ = [
     "Draining",
     "EnvironmentNotEmpty",
     "EtagMismatch",
+    "ExportsUnusable",
     "FailedPrecondition",
     "ImageBusy",
     "ImageRefused",
@@ -140,6 +143,7 @@ __all__ = [
     "SchemaTooNew",
     "SchemaTooOld",
     "SnapdError",
+    "SnapshotAttached",
     "SnapshotDamaged",
     "SnapshotNotArchived",
     "SnapshotOfAnotherVolume",

@@ -16,6 +16,16 @@ class StorageDaemonMissing(FailedPrecondition):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
+class ExportsUnusable(FailedPrecondition):
+    """Sockets for hypervisors can't be made in the folder that is configured for them."""
+
+    reason = "EXPORTS_UNUSABLE"
+    summary = "volumes can't be attached: {problem}"
+    advice = "Set live.exports to a folder with a shorter path, and restart the daemon."
+    problem: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
 class StorageDaemonGone(Unavailable):
     """The process that serves a group of attached volumes has ended, or has hung up."""
 
@@ -56,4 +66,14 @@ class VolumeAttached(FailedPrecondition):
     reason = "VOLUME_ATTACHED"
     summary = "{name} is attached: a guest may be writing it"
     advice = "Detach it first: DetachVolume. It has to stay detached until the call has ended."
+    name: str
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class SnapshotAttached(FailedPrecondition):
+    """Somebody looks into the snapshot."""
+
+    reason = "SNAPSHOT_ATTACHED"
+    summary = "{name} is attached: somebody looks into it"
+    advice = "Detach it first: DetachSnapshot."
     name: str

@@ -301,6 +301,8 @@ TABLE: Mapping[str, Mapping[str, Constraint]] = {
     "DeleteSnapshot": {**_SNAPSHOT, **_GUARDED},
     "ArchiveSnapshot": {**_SNAPSHOT, **_GUARDED},
     "VerifySnapshot": {**_SNAPSHOT, **_GUARDED},
+    "AttachSnapshot": {**_SNAPSHOT, "way": known_way, **_LIMITS, **_GUARDED},
+    "DetachSnapshot": {**_SNAPSHOT, **_GUARDED},
     "ListArchiveHosts": {"page_size": page_size, "page_token": page_token},
     "ListArchivedSnapshots": {
         "parent": required_name(names.ARCHIVE_HOST),

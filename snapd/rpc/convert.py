@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from snapd import model
 from snapd.rpc import errors as statuses
 from snapd.rpc import methods
-from snapd.service import attachments, chains, checking, lookup, usage, work
+from snapd.service import attachments, chains, lookup, usage, work
 from snapd.service import names as service_names
 from snapd.v1 import (
     attachment_pb2,
@@ -261,36 +261,10 @@ def attached(found: attachments.Shown) -> attachment_pb2.Attachment:
     return result
 
 
-def layer_check(found: checking.LayerCheck) -> volume_service_pb2.CheckVolumeResponse:
-    """Return the verdict on one file of a volume."""
-    answer = volume_service_pb2.CheckVolumeResponse
-    result = answer(
-        depth=found.depth,
-        layer_count=found.layers,
-        problem=found.problem,
-        leaks_fixed=found.leaks_fixed,
-        corruptions_fixed=found.corruptions_fixed,
-        verdict=answer.VERDICT_CORRUPT,
-    )
-    report = found.report
-    if report is not None:
-        result.corruptions = report.corruptions
-        result.check_errors = report.check_errors
-        result.leaks = report.leaks
-        result.total_clusters = report.total_clusters
-        result.allocated_clusters = report.allocated_clusters
-        result.fragmented_clusters = report.fragmented_clusters
-        result.compressed_clusters = report.compressed_clusters
-        result.image_end_offset = report.image_end_bytes
-        if report.clean:
-            result.verdict = answer.VERDICT_CLEAN
-        elif not (report.corruptions or report.check_errors):
-            result.verdict = answer.VERDICT_LEAKING
-    return result
-
-
-def snapshot(found: model.Snapshot, space: model.Space) -> snapshot_service_pb2.Snapshot:
-    """Return a snapshot with what it takes on primary storage."""
+def snapshot(
+    found: model.Snapshot, space: model.Space, attachment: attachments.Shown | None = None
+) -> snapshot_service_pb2.Snapshot:
+    """Return a snapshot with what it takes on primary storage, and its attachment if it has one."""
     return snapshot_service_pb2.Snapshot(
         name=service_names.snapshot(found.environment, found.id),
         uid=found.uid,
@@ -308,6 +282,7 @@ def snapshot(found: model.Snapshot, space: model.Space) -> snapshot_service_pb2.
         archive=_archive(found.archive),
         health=_health(found),
         primary_bytes=space.exclusive,
+        attachment=None if attachment is None else attached(attachment),
         recovered=found.recovered,
         capture_time=timestamp(found.captured),
         create_time=timestamp(found.created),

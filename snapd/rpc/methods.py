@@ -63,6 +63,8 @@ _CHANGES = {
         "DeleteSnapshot",
         "ArchiveSnapshot",
         "VerifySnapshot",
+        "AttachSnapshot",
+        "DetachSnapshot",
     ),
     "snapd.v1.SystemService": ("PauseWork", "ResumeWork", "Scrub", "Collect"),
     "google.longrunning.Operations": ("CancelOperation", "DeleteOperation"),

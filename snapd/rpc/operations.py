@@ -79,7 +79,9 @@ class OperationsServicer:
             if names.matches(names.SNAPSHOT, found.target):
                 snapshot = service.snapshots.get(environment_id, resource_id)
                 if snapshot.uid == found.target_uid:
-                    return convert.snapshot(snapshot, service.snapshots.space(snapshot))
+                    return convert.snapshot(
+                        snapshot, service.snapshots.space(snapshot), service.attachments.of(snapshot)
+                    )
             else:
                 volume = service.volumes.get(environment_id, resource_id)
                 if volume.uid == found.target_uid:

@@ -20,7 +20,7 @@ class SnapshotServicer(snapshot_service_pb2_grpc.SnapshotServiceServicer):
         self._snapshots = edge.service.snapshots
 
     def _convert(self, found: model.Snapshot) -> messages.Snapshot:
-        return convert.snapshot(found, self._snapshots.space(found))
+        return convert.snapshot(found, self._snapshots.space(found), self._edge.service.attachments.of(found))
 
     async def CreateSnapshot(
         self, request: messages.CreateSnapshotRequest, context: Any
@@ -105,5 +105,34 @@ class SnapshotServicer(snapshot_service_pb2_grpc.SnapshotServiceServicer):
             self._edge.service.upkeep.verify, asked, environment_id, snapshot_id, request.etag
         )
         return messages.VerifySnapshotResponse(
+            snapshot=self._convert(snapshot), operation=convert.operation_name(operation)
+        )
+
+    async def AttachSnapshot(
+        self, request: messages.AttachSnapshotRequest, context: Any
+    ) -> messages.AttachSnapshotResponse:
+        environment_id, snapshot_id = names.ids(request.name)
+        snapshot, operation = await self._edge.workers.run(
+            self._edge.service.snapshot_attachments.attach,
+            self._edge.request(request, "AttachSnapshot", environment_id),
+            environment_id,
+            snapshot_id,
+            model.AttachmentWay.NBD,
+            convert.limits(request.limits),
+            request.etag,
+        )
+        return messages.AttachSnapshotResponse(
+            snapshot=self._convert(snapshot), operation=convert.operation_name(operation)
+        )
+
+    async def DetachSnapshot(
+        self, request: messages.DetachSnapshotRequest, context: Any
+    ) -> messages.DetachSnapshotResponse:
+        environment_id, snapshot_id = names.ids(request.name)
+        asked = self._edge.request(request, "DetachSnapshot", environment_id)
+        snapshot, operation = await self._edge.workers.run(
+            self._edge.service.snapshot_attachments.detach, asked, environment_id, snapshot_id, request.etag
+        )
+        return messages.DetachSnapshotResponse(
             snapshot=self._convert(snapshot), operation=convert.operation_name(operation)
         )

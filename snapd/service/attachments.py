@@ -59,10 +59,10 @@ class Attachments:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def of(self, volume: model.Volume) -> Shown | None:
-        """Return the attachment of a volume; None: it is detached."""
+    def of(self, disk: model.Volume | model.Snapshot) -> Shown | None:
+        """Return the attachment of a volume or a snapshot; None: it is detached."""
         reader = self._core.catalog.reader()
-        found = attachments.of_volume(reader, volume.uid)
+        found = attachments.of_disk(reader, disk.uid)
         daemon = None if found is None else storagedaemons.find(reader, found.storage_daemon)
         if found is None or daemon is None:
             return None
@@ -71,7 +71,7 @@ class Attachments:
             found = dataclasses.replace(found, state=model.AttachmentState.STALLED)
         socket = self._disks.groups.socket(daemon, found.way, volume.uid)
         problem = None if trouble is None else problems.describe(trouble)
-        return Shown(found, daemon.generation, str(socket), volume.uid, problem)
+        return Shown(found, daemon.generation, str(socket), disk.uid, problem)
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Attachments:
         Those that are gone are started anew or buried. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
         """
         core = self._core
-        new = self._disks.groups.new(volume)
+        new = self._disks.groups.new(volume.environment_uid, volume.instance)
         with core.locks.holding(grouping.key(new)):
             for daemon in storagedaemons.of_instance(core.catalog.reader(), volume.environment_uid, volume.instance):
                 found = self._decider.present(daemon)
@@ -135,7 +135,7 @@ class Attachments:
     def _clear_crashed(self, uid: str) -> None:
         """Remove the folder of the storage daemon that a volume had when it crashed, unless others name it too."""
         reader = self._core.catalog.reader()
-        crashed = attachments.of_volume(reader, uid)
+        crashed = attachments.of_disk(reader, uid)
         if crashed is not None:
             self._disks.groups.clear(storagedaemons.get(reader, crashed.storage_daemon), crashed.uid)
 
@@ -152,7 +152,7 @@ class Attachments:
         with core.catalog.transaction() as tx:
             lookup.require_new(tx.connection, request)
             volume = _still(tx, uid, names.volume(environment_id, uid))
-            crashed = attachments.of_volume(tx.connection, uid)
+            crashed = attachments.of_disk(tx.connection, uid)
             if crashed is not None:
                 # Another folder, so that nobody connects again without knowing what was lost.
                 attachments.remove(tx, crashed.uid)
@@ -197,8 +197,11 @@ class Attachments:
         core = self._core
         uid = lookup.volume(core.catalog.reader(), environment_id, volume_id).uid
         with core.locks.holding(uid):
-            if force:
-                self._kill(uid, names.volume(environment_id, volume_id))
+            if force and lookup.earlier(core.catalog.reader(), request) is None:
+                name = names.volume(environment_id, volume_id)
+                with core.catalog.transaction() as tx:
+                    self._require_detachable(tx, name, uid, etag)
+                self._kill(uid, name)
             self._decider.decide_open(uid)
             earlier = lookup.earlier(core.catalog.reader(), request)
             if earlier is not None:
@@ -215,18 +218,25 @@ class Attachments:
         with core.catalog.transaction() as tx:
             lookup.require_new(tx.connection, request)
             name = names.volume(environment_id, volume_id)
-            volume = _still(tx, uid, name)
-            lookup.require_etag(name, volume.revision, etag)
-            states.require_volume("DetachVolume", name, volume.state)
-            attachment = attachments.of_volume(tx.connection, uid)
-            if attachment is None:
-                raise errors.WrongState(name=name, state="detached", method="DetachVolume", allowed="attached")
+            volume, attachment = self._require_detachable(tx, name, uid, etag)
             operation = self._accept(tx, request, "DetachVolume", environment_id, volume)
             attachments.set_state(tx, attachment.uid, model.AttachmentState.DETACHING)
             now = core.now()
             volumes.touch(tx, uid, now)
             payload = {attach.ATTACHMENT: attachment.uid, running.INLINE: "1"}
             return journal.open_intent(tx, detach.KIND, uid, payload, now, operation.uid)
+
+    def _require_detachable(
+        self, tx: db.Transaction, name: str, uid: str, etag: str
+    ) -> tuple[model.Volume, model.Attachment]:
+        """Return the volume and its attachment as they are now, if it can be detached."""
+        volume = _still(tx, uid, name)
+        lookup.require_etag(name, volume.revision, etag)
+        states.require_volume("DetachVolume", name, volume.state)
+        attachment = attachments.of_disk(tx.connection, uid)
+        if attachment is None:
+            raise errors.WrongState(name=name, state="detached", method="DetachVolume", allowed="attached")
+        return volume, attachment
 
     def set_limits(
         self, request: model.Request, environment_id: str, volume_id: str, etag: str, limits: model.Limits
@@ -258,7 +268,7 @@ class Attachments:
     def _limited(self, tx: db.Transaction, name: str, uid: str) -> model.Attachment:
         """Return the attachment whose limits are to be changed."""
         states.require_volume("SetVolumeLimits", name, _still(tx, uid, name).state)
-        attachment = attachments.of_volume(tx.connection, uid)
+        attachment = attachments.of_disk(tx.connection, uid)
         if attachment is None:
             raise errors.WrongState(name=name, state="detached", method="SetVolumeLimits", allowed="attached")
         return attachment
@@ -266,7 +276,7 @@ class Attachments:
     def _kill(self, uid: str, name: str) -> None:
         """Kill the storage daemon of a volume, if it serves no other."""
         reader = self._core.catalog.reader()
-        attachment = attachments.of_volume(reader, uid)
+        attachment = attachments.of_disk(reader, uid)
         if attachment is None:
             return
         daemon = storagedaemons.get(reader, attachment.storage_daemon)

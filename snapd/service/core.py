@@ -176,7 +176,7 @@ class Core:
     def require_detached(self, volume_uid: str) -> None:
         """Raise errors.VolumeAttached while a storage daemon may have a volume's head open: its file is stale then."""
         reader = self.catalog.reader()
-        found = attachments.of_volume(reader, volume_uid)
+        found = attachments.of_disk(reader, volume_uid)
         if found is not None and found.state is not model.AttachmentState.CRASHED:
             volume = volumes.by_uid(reader, volume_uid)
             assert volume is not None

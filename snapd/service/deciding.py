@@ -48,30 +48,31 @@ class Decider:
     # --- deciding what is open ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def settled(self, volume_uid: str) -> Iterator[model.Attachment | None]:
-        """Hold the mutex of the group that serves a volume, and yield its attachment, with nothing about it left open.
+    def settled(self, disk_uid: str) -> Iterator[model.Attachment | None]:
+        """Hold the mutex of the group that serves a disk, and yield its attachment, with nothing about it left open.
 
-        The caller holds the volume's mutex. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
+        The caller holds the disk's mutex. Raises errors.StorageDaemonBusy, errors.StorageDaemonRefused.
         """
-        self.decide_open(volume_uid)
+        self.decide_open(disk_uid)
         core = self._core
-        with self.lent(volume_uid):
-            found = attachments.of_volume(core.catalog.reader(), volume_uid)
+        with self.lent(disk_uid):
+            found = attachments.of_disk(core.catalog.reader(), disk_uid)
             if found is not None and found.state is model.AttachmentState.ATTACHED:
                 self.present(storagedaemons.get(core.catalog.reader(), found.storage_daemon))
-                found = attachments.of_volume(core.catalog.reader(), volume_uid)
+                found = attachments.of_disk(core.catalog.reader(), disk_uid)
             yield found
 
     def present(self, daemon: model.StorageDaemon, *, revive: bool = True) -> model.StorageDaemon | None:
         """Return a storage daemon that answers, as its row is now: one that is gone is started anew if that is right.
 
-        Else its disks have crashed, and None is returned. They also have if it can't be started, unless it died once
-        more: the supervisor tries that again. The caller holds the group's mutex. Raises errors.SnapdError if it
-        neither answers nor is gone, or couldn't be started.
+        Else its disks have crashed, and None is returned; they also have if it can't be started. The caller holds the
+        group's mutex. Raises errors.SnapdError if it neither answers nor is gone, or couldn't be started.
         """
         core = self._core
         if self._disks.groups.reach(daemon) is not None:
             return daemon
+        # What was switched and not written down would be lost if a disk were served from its old head.
+        self._decide_group(daemon.uid)
         if revive and revival.is_right(core, daemon):
             self._revive(daemon)
             return storagedaemons.get(core.catalog.reader(), daemon.uid)
@@ -79,30 +80,38 @@ class Decider:
         return None
 
     @contextmanager
-    def lent(self, volume_uid: str) -> Iterator[None]:
-        """Hold the mutex of the group that serves a volume, if one does."""
+    def lent(self, disk_uid: str) -> Iterator[None]:
+        """Hold the mutex of the group that serves a disk, if one does."""
         reader = self._core.catalog.reader()
-        attachment = attachments.of_volume(reader, volume_uid)
+        attachment = attachments.of_disk(reader, disk_uid)
         if attachment is None:
             yield
             return
         with self._core.locks.holding(grouping.key(storagedaemons.get(reader, attachment.storage_daemon))):
             yield
 
-    def decide_open(self, volume_uid: str) -> None:
-        """Decide what an earlier call had to leave open. The caller holds the volume's mutex.
+    def decide_open(self, disk_uid: str) -> None:
+        """Decide what an earlier call had to leave open. The caller holds the disk's mutex.
 
         Raises errors.StorageDaemonBusy while it can't be.
         """
-        for intent in journal.intents_of(self._core.catalog.reader(), volume_uid):
+        for intent in journal.intents_of(self._core.catalog.reader(), disk_uid):
             if intent.kind in KINDS:
-                with self.lent(volume_uid):
+                with self.lent(disk_uid):
+                    self.decide(intent)
+
+    def _decide_group(self, daemon_uid: str) -> None:
+        """Decide what is open on any disk of a group; who runs such an intent holds its mutex, as the caller does."""
+        reader = self._core.catalog.reader()
+        for attachment in attachments.of_daemon(reader, daemon_uid):
+            for intent in journal.intents_of(reader, attachment.disk):
+                if intent.kind in KINDS:
                     self.decide(intent)
 
     def decide(self, intent: model.Intent) -> bool:
         """Finish or undo an open intent that nobody runs, and say which. Raises errors.SnapdError if it stays open.
 
-        The caller holds the mutexes of the volume and of its group, or is recovery.
+        The caller holds the mutex of the group, or is recovery.
         """
         handler = self._handlers.get(intent.kind)
         if handler is None:
@@ -132,14 +141,11 @@ class Decider:
 
         `revive` is whether it may be started; else its disks have crashed. Raises errors.SnapdError if it neither
         answers nor is gone, isn't what the catalog says, or couldn't be started: its disks have crashed then, unless
-        it died once more, or somebody has them open.
+        somebody has them open.
         """
         core = self._core
         with self._whole_group(daemon_uid):
-            for attachment in attachments.of_daemon(core.catalog.reader(), daemon_uid):
-                for intent in journal.intents_of(core.catalog.reader(), attachment.volume_uid or ""):
-                    if intent.kind in KINDS:
-                        self.decide(intent)
+            self._decide_group(daemon_uid)
             daemon = storagedaemons.find(core.catalog.reader(), daemon_uid)
             if daemon is None:
                 return
@@ -152,18 +158,20 @@ class Decider:
         core = self._core
         try:
             revival.revive(core, self._disks, daemon)
-        except errors.SnapdError as error:
-            # It may have been started, and serve some of its disks: nobody has been told of it yet.
+        except errors.StorageDaemonGone:
+            # It has died once more; the supervisor counts.
+            self._disks.groups.kill(storagedaemons.get(core.catalog.reader(), daemon.uid))
+            raise
+        except errors.SnapdError:
+            # It may have been started, and serve some of its disks: to none of them anybody is connected yet.
             present = storagedaemons.get(core.catalog.reader(), daemon.uid)
             self._disks.groups.kill(present)
-            if not isinstance(error, errors.StorageDaemonGone):
-                adoption.bury(core, self._disks, present)
-            # One that died while it was started has died once more; whoever counts that says when it is enough.
+            adoption.bury(core, self._disks, present)
             raise
 
     @contextmanager
     def _whole_group(self, daemon_uid: str) -> Iterator[None]:
-        """Hold the mutexes of all volumes of a group, in their order, and then the group's."""
+        """Hold the mutexes of all disks of a group, in their order, and then the group's."""
         core = self._core
         with ExitStack() as stack:
             for uid in sorted(self._served(daemon_uid)):
@@ -175,7 +183,7 @@ class Decider:
 
     def _served(self, daemon_uid: str) -> list[str]:
         found = attachments.of_daemon(self._core.catalog.reader(), daemon_uid)
-        return [attachment.volume_uid for attachment in found if attachment.volume_uid is not None]
+        return [attachment.disk for attachment in found]
 
     def close(self) -> None:
         """Let go of the storage daemons; they run on."""

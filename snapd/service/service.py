@@ -31,6 +31,7 @@ from snapd.service import (
     recovery,
     scrubber,
     setbacks,
+    snapshot_attachments,
     stores,
     supervisor,
     transfers,
@@ -107,6 +108,7 @@ class Service:
         self.attachments = attachments.Attachments(
             core, self._jobs, self._heads, self.transfers.reading, lent, self._decider
         )
+        self.snapshot_attachments = snapshot_attachments.SnapshotAttachments(core, self._jobs, lent, self._decider)
         self._supervisor = supervisor.Supervisor(core, self._decider, processes)
         self.snapshots = snapshot_service.Snapshots(core, self._jobs, self._decider)
         self.upkeep = upkeep.Upkeep(core, self._jobs)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from snapd import errors, model
-from snapd.catalog import db, environments, journal, layers, operations, pauses, points, snapshots, volumes
+from snapd.catalog import attachments, db, environments, journal, layers, operations, pauses, points, snapshots, volumes
 from snapd.service import core as cores
 from snapd.service import deciding, health, lookup, names, states
 from snapd.service import jobs as running
@@ -266,7 +266,7 @@ class Snapshots:
     ) -> tuple[model.Snapshot | None, model.Operation | None]:
         """Delete a snapshot; it may go on after this returns. Clones of it stay.
 
-        Raises errors.NotFound unless allow_missing, errors.EtagMismatch, errors.WrongState.
+        Raises errors.NotFound unless allow_missing, errors.EtagMismatch, errors.WrongState, errors.SnapshotAttached.
         """
         core = self._core
         try:
@@ -278,6 +278,8 @@ class Snapshots:
                 name = names.snapshot(environment_id, snapshot_id)
                 lookup.require_etag(name, snapshot.revision, etag)
                 states.require_snapshot("DeleteSnapshot", name, snapshot.state)
+                if attachments.of_disk(tx.connection, snapshot.uid) is not None:
+                    raise errors.SnapshotAttached(name=name)
                 environment = lookup.environment(tx.connection, environment_id)
                 operation = core.new_operation("DeleteSnapshot", environment, name, snapshot.uid)
                 lookup.accept(tx, request, operation, snapshot.uid)

@@ -27,6 +27,8 @@ SNAPSHOT_METHODS: Mapping[str, frozenset[model.SnapshotState]] = {
     "DeleteSnapshot": frozenset({_S.IN_PROGRESS, _S.COMPLETED, _S.FAILED}),
     "ArchiveSnapshot": frozenset({_S.IN_PROGRESS, _S.COMPLETED, _S.FAILED}),
     "VerifySnapshot": frozenset({_S.COMPLETED}),
+    "AttachSnapshot": frozenset({_S.COMPLETED}),
+    "DetachSnapshot": frozenset({_S.COMPLETED}),
     "RevertVolume": frozenset({_S.COMPLETED}),
     "CreateVolume": frozenset({_S.COMPLETED}),
     "ExportVolume": frozenset({_S.COMPLETED}),

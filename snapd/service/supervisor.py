@@ -148,7 +148,7 @@ class Supervisor:
         """Count a death, if it is one, and say whether there were few of them lately."""
         daemon = storagedaemons.find(self._core.catalog.reader(), uid)
         deaths = self._deaths.setdefault(uid, collections.deque(maxlen=MOST_DEATHS))
-        if daemon is None or self._find(daemon) is not None:
+        if daemon is None or not daemon.boot or self._find(daemon) is not None:
             return True
         deaths.append(clocks.monotonic_s())
         return len(deaths) < MOST_DEATHS or deaths[-1] - deaths[0] > DEATHS_WITHIN_S

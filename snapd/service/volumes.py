@@ -310,7 +310,7 @@ class Volumes:
 
     def _require_deletable(self, tx: db.Transaction, volume: model.Volume, name: str, unclaimed: bool) -> None:
         states.require_volume("DeleteVolume", name, volume.state)
-        if attachments.of_volume(tx.connection, volume.uid) is not None:
+        if attachments.of_disk(tx.connection, volume.uid) is not None:
             raise errors.VolumeAttached(name=name)
         if volume.state is not model.VolumeState.CREATING:
             return

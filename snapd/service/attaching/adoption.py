@@ -8,7 +8,7 @@ import logging
 import uuid
 
 from snapd import errors, model
-from snapd.catalog import attachments, storagedaemons, volumes
+from snapd.catalog import attachments, storagedaemons
 from snapd.live import storage
 from snapd.service import core as cores
 from snapd.service.attaching import disks as disking
@@ -21,7 +21,7 @@ def hold(core: cores.Core, disks: disking.Disks) -> None:
     """Pin the layers of all disks that a storage daemon may have open."""
     for attachment in attachments.every(core.catalog.reader()):
         if attachment.state is not model.AttachmentState.CRASHED:
-            disks.held.hold(attachment.uid, disks.find(attachment.uid).head)
+            disks.held.hold(attachment.uid, disks.find(attachment.uid).top)
 
 
 def adopt(core: cores.Core, disks: disking.Disks) -> None:
@@ -52,11 +52,11 @@ def compare(
         if attachment.state is not model.AttachmentState.ATTACHED:
             continue
         lent = disks.find(attachment.uid)
-        found = heads.get(lent.volume.uid)
+        found = heads.get(lent.uid)
         if found is None and attachment.writethrough:
             revival.add(disks, process, lent)
-        elif found != lent.head or lent.volume.uid not in exported:
-            problem = f"disk {lent.volume.uid} stands on layer {found}, and by the catalog on {lent.head}"
+        elif found != lent.top or lent.uid not in exported:
+            problem = f"disk {lent.uid} stands on layer {found}, and by the catalog on {lent.top}"
             raise errors.StorageDaemonRefused(name=daemon.uid, command="adoption", problem=problem)
         disks.set_limits(attachment.uid)
         disks.freeze_below(lent)
@@ -71,12 +71,13 @@ def bury(core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon) ->
         if attachment.state is not model.AttachmentState.ATTACHED:
             continue
         lent = disks.find(attachment.uid)
-        disks.mend(lent.head)
+        if lent.is_head:
+            disks.mend(lent.top)
         with core.catalog.transaction() as tx:
             attachments.set_state(tx, attachment.uid, model.AttachmentState.CRASHED)
-            volumes.touch(tx, lent.volume.uid, core.now())
+            disks.touch(tx, lent)
         disks.held.release(attachment.uid)
-        _log.error("the storage daemon of a volume is gone", extra={"volume": lent.volume.uid})
+        _log.error("the storage daemon of a disk is gone", extra={"disk": lent.name})
 
 
 def _sweep(core: cores.Core, disks: disking.Disks) -> None:

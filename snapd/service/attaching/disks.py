@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from snapd import errors, model
-from snapd.catalog import attachments, layers, storagedaemons, volumes
+from snapd.catalog import attachments, db, layers, snapshots, storagedaemons, volumes
 from snapd.live import graph, launcher, storage
 from snapd.qcow2.checking import repair
 from snapd.service import core as cores
@@ -31,14 +31,26 @@ class Lent:
     """An attachment with what it is about, as the catalog has it."""
 
     attachment: model.Attachment
-    volume: model.Volume
     daemon: model.StorageDaemon
-    head: str
-    """Uid of the volume's head."""
+    name: str
+    """Resource name of the volume or the snapshot."""
+    size_bytes: int
+    top: str
+    """Uid of the volume's head, or of the snapshot's frozen layer."""
+
+    @property
+    def uid(self) -> str:
+        """Uid of the volume or the snapshot."""
+        return self.attachment.disk
+
+    @property
+    def is_head(self) -> bool:
+        """Whether a guest may change the top, and with it its refcounts."""
+        return self.attachment.top is None
 
 
 class Disks:
-    """The disks of volumes."""
+    """The disks that are lent."""
 
     def __init__(self, core: cores.Core, groups: grouping.Groups, held: holding.Held) -> None:
         self._core = core
@@ -46,32 +58,42 @@ class Disks:
         self.held = held
 
     def find(self, attachment_uid: str) -> Lent:
-        """Return an attachment of a volume, which must be there, with its volume and storage daemon."""
+        """Return an attachment, which must be there, with its disk and its storage daemon."""
         reader = self._core.catalog.reader()
         attachment = attachments.by_uid(reader, attachment_uid)
         assert attachment is not None
-        assert attachment.volume_uid is not None
-        volume = volumes.by_uid(reader, attachment.volume_uid)
+        daemon = storagedaemons.get(reader, attachment.storage_daemon)
+        if attachment.top is not None:
+            snapshot = snapshots.by_uid(reader, attachment.disk)
+            assert snapshot is not None
+            name = names.snapshot(snapshot.environment, snapshot.id)
+            return Lent(attachment, daemon, name, snapshot.size_bytes, attachment.top)
+        volume = volumes.by_uid(reader, attachment.disk)
         assert volume is not None
         assert volume.head_layer is not None
-        daemon = storagedaemons.get(reader, attachment.storage_daemon)
-        return Lent(attachment, volume, daemon, volume.head_layer)
+        name = names.volume(volume.environment, volume.id)
+        return Lent(attachment, daemon, name, volume.size_bytes, volume.head_layer)
+
+    def touch(self, tx: db.Transaction, lent: Lent) -> None:
+        """Record that the attachment of a disk changed."""
+        touch = volumes.touch if lent.is_head else snapshots.touch
+        touch(tx, lent.uid, self._core.now())
 
     # --- up -----------------------------------------------------------------------------------------------------------
 
     def lend(self, lent: Lent) -> list[model.Layer]:
-        """Pin, vet and lend a volume's layers, and return them, the top first.
+        """Pin, vet and lend a disk's layers, and return them, the top first.
 
         Raises errors.ImageBusy if somebody has the head open, errors.Corrupt, errors.WrongState, errors.StorageFailed.
         """
         core = self._core
-        below = self.held.hold(lent.attachment.uid, lent.head)
+        below = self.held.hold(lent.attachment.uid, lent.top)
         if any(layer.state is model.LayerState.FOLDING for layer in below):
-            name = names.volume(lent.volume.environment, lent.volume.id)
             raise errors.WrongState(
-                name=name, state="in a merge of layers that failed", method="AttachVolume", allowed="out of it"
+                name=lent.name, state="in a merge of layers that failed", method="attaching", allowed="out of it"
             )
-        repair.repair_leaks(core.pool.path(lent.head))
+        if lent.is_head:
+            repair.repair_leaks(core.pool.path(lent.top))
         with core.pool.opened(below):
             pass  # every header was read: none asks for a file that isn't the pool's
         lending.lend(core, self._account(lent), below, read_only=lent.attachment.read_only)
@@ -90,11 +112,11 @@ class Disks:
         return found
 
     def described(self, lent: Lent, below: list[model.Layer]) -> graph.Disk:
-        """Return a volume, with its layers from the top downwards, as it is exported."""
+        """Return a disk, with its layers from the top downwards, as it is exported."""
         attachment = lent.attachment
         return graph.Disk(
-            uid=lent.volume.uid,
-            size_bytes=lent.volume.size_bytes,
+            uid=lent.uid,
+            size_bytes=lent.size_bytes,
             chain=[self.layer(layer.uid) for layer in below],
             way=graph.Way(attachment.way),
             read_only=attachment.read_only,
@@ -114,7 +136,7 @@ class Disks:
     def freeze_below(self, lent: Lent) -> None:
         """Take the permission to write from the layers below a head: who froze them may have died before that."""
         core = self._core
-        for layer in layers.chain(core.catalog.reader(), lent.head)[1:]:
+        for layer in layers.chain(core.catalog.reader(), lent.top)[1:]:
             if core.pool.is_writable(layer.uid):
                 core.pool.freeze(layer.uid)
 
@@ -133,7 +155,7 @@ class Disks:
         found = self.groups.reach(lent.daemon)
         if found is not None:
             limits = _limits(lent.attachment)
-            self.ask(lent, found, lambda: found.set_limits(lent.volume.uid, limits))
+            self.ask(lent, found, lambda: found.set_limits(lent.uid, limits))
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
@@ -141,7 +163,7 @@ class Disks:
         """Have what the guest wrote made durable, if the storage daemon is there and has the disk."""
         found = self.groups.reach(lent.daemon)
         if found is not None and not lent.attachment.read_only:
-            self.ask(lent, found, lambda: found.flush({lent.volume.uid} & found.exported()))
+            self.ask(lent, found, lambda: found.flush({lent.uid} & found.exported()))
 
     def remove(self, lent: Lent) -> None:
         """End the export and close its layers, if the storage daemon is there; stop one that serves nothing else.
@@ -151,17 +173,18 @@ class Disks:
         found = self.groups.reach(lent.daemon)
         if found is None:
             return
-        below = [layer.uid for layer in layers.chain(self._core.catalog.reader(), lent.head)]
-        self.ask(lent, found, lambda: found.remove(lent.volume.uid, below))
+        below = [layer.uid for layer in layers.chain(self._core.catalog.reader(), lent.top)]
+        self.ask(lent, found, lambda: found.remove(lent.uid, below))
         self.ask(lent, found, lambda: self.groups.stop_if_idle(lent.daemon, found))
 
     def take_back(self, lent: Lent) -> None:
-        """Mend leaks once nobody has the head open, take back what was lent, and remove the folder of who is gone.
+        """Mend leaks once nobody has a head open, take back what was lent, and remove the folder of who is gone.
 
         Raises errors.ImageBusy if somebody has the head open, errors.StorageFailed.
         """
-        self.mend(lent.head)
-        below = layers.chain(self._core.catalog.reader(), lent.head)
+        if lent.is_head:
+            self.mend(lent.top)
+        below = layers.chain(self._core.catalog.reader(), lent.top)
         lending.take_back(self._core, self._account(lent), below, lent.attachment.uid)
         self.groups.clear(lent.daemon, lent.attachment.uid)
 

@@ -17,6 +17,7 @@ from snapd.live import process as processes
 from snapd.service import core as cores
 from snapd.service import names
 
+_PASSABLE = 0o711
 _END_S = 10.0
 """How long the kernel may take to end a process that was killed."""
 
@@ -54,16 +55,23 @@ class Groups:
     # --- before there is one ------------------------------------------------------------------------------------------
 
     def require_program(self) -> None:
-        """Raise errors.StorageDaemonMissing if no storage daemon can be started. Nothing looks for it before."""
+        """Require that a storage daemon can be started; nothing looks for that before.
+
+        Raises errors.StorageDaemonMissing, errors.ExportsUnusable.
+        """
         if self._settings.launcher is model.Launcher.DIRECT:
             launcher.require_program(self._settings.program)
+        try:
+            self._plan(names.new_uid()).folder.require_short()
+        except errors.SocketPathUnusable as error:
+            raise errors.ExportsUnusable(problem=error.problem) from error
 
-    def new(self, volume: model.Volume) -> model.StorageDaemon:
-        """Return the storage daemon of a volume's group that is yet to be stored, and then to be started."""
+    def new(self, environment_uid: str, instance: str = "") -> model.StorageDaemon:
+        """Return a storage daemon of an instance, or of one disk alone, that is yet to be stored and to be started."""
         return model.StorageDaemon(
             uid=names.new_uid(),
-            instance=volume.instance,
-            environment_uid=volume.environment_uid,
+            instance=instance,
+            environment_uid=environment_uid,
             launcher=self._settings.launcher,
             generation=0,
             boot="",
@@ -149,9 +157,7 @@ class Groups:
 
         Raises what live.storage.start raises; there is no process then.
         """
-        with fsops.translated(self._settings.exports_path):
-            # Anybody may go through it to a folder whose name he knows; who may enter that is its own matter.
-            fsops.make_directory(self._settings.exports_path, 0o711)
+        self._make_exports()
         started = storage.start(self._sessions(), self.launcher_of(daemon), self._plan(daemon.uid))
         self._open[daemon.uid] = started
         fsops.point("storage_daemon.spawned")
@@ -169,6 +175,18 @@ class Groups:
             )
         self._tell()
         return started
+
+    def _make_exports(self) -> None:
+        """Make the folder of exports, unless it is there, whoever made it.
+
+        Anybody may go through it to a folder whose name he knows; who may enter that is its own matter.
+        """
+        path = self._settings.exports_path
+        with fsops.translated(path):
+            if not path.is_dir():
+                fsops.make_directory(path, _PASSABLE)
+                # The daemon's umask lets nobody through.
+                fsops.set_mode(path, _PASSABLE)
 
     def stop_if_idle(self, daemon: model.StorageDaemon, process: storage.StorageDaemon) -> None:
         """End a storage daemon that serves nothing any more. Raises errors.StorageDaemonBusy if it doesn't end."""

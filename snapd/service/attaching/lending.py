@@ -47,7 +47,7 @@ def take_back(
 def _needed_by_others(core: cores.Core, attachment_uid: str) -> Iterator[str]:
     reader = core.catalog.reader()
     for other in attachments.every(reader):
-        volume = None if other.volume_uid is None else volumes.by_uid(reader, other.volume_uid)
+        volume = volumes.by_uid(reader, other.disk)
         top = other.top if volume is None else volume.head_layer
         if top is not None and other.uid != attachment_uid and other.state is not model.AttachmentState.CRASHED:
             yield from (layer.uid for layer in layers.chain(reader, top))

@@ -8,11 +8,11 @@ step 1    nobody has the heads open: their leaks are mended               point 
 step 2    the process is started; its row says which it is                points storage_daemon.spawned,
                                                                                  revive.started
 step 3    nodes and exports of all disks are added, and looked at         point revive.added
-commit    the volumes have changed: their attachments' generation         point revive.committed
+commit    the disks have changed: their attachments' generation           point revive.committed
 """
 
 from snapd import fsops, model
-from snapd.catalog import attachments, volumes
+from snapd.catalog import attachments
 from snapd.live import storage
 from snapd.service import core as cores
 from snapd.service.attaching import disks as disking
@@ -40,7 +40,8 @@ def revive(core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon) 
     """
     lent = [disks.find(attachment.uid) for attachment in _served(core, daemon)]
     for each in lent:
-        disks.mend(each.head)
+        if each.is_head:
+            disks.mend(each.top)
     fsops.point("revive.mended")
     process = disks.groups.start(daemon)
     fsops.point("revive.started")
@@ -49,11 +50,11 @@ def revive(core: cores.Core, disks: disking.Disks, daemon: model.StorageDaemon) 
     fsops.point("revive.added")
     with core.catalog.transaction() as tx:
         for each in lent:
-            volumes.touch(tx, each.volume.uid, core.now())
+            disks.touch(tx, each)
     fsops.point("revive.committed")
 
 
 def add(disks: disking.Disks, process: storage.StorageDaemon, lent: disking.Lent) -> None:
     """Export a disk that an attachment says is exported. Raises errors.StorageDaemonBusy, StorageDaemonRefused."""
-    below = disks.held.hold(lent.attachment.uid, lent.head)
+    below = disks.held.hold(lent.attachment.uid, lent.top)
     process.add(disks.described(lent, below))

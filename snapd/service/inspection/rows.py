@@ -40,6 +40,19 @@ _INVARIANTS: Final = (
         " AND NOT EXISTS (SELECT 1 FROM intents WHERE subject = v.uid)",
     ),
     (
+        "attachment {0} is coming or going, though nothing is under way",
+        "SELECT a.uid FROM attachments a WHERE state IN ('ATTACHING', 'DETACHING')"
+        " AND NOT EXISTS (SELECT 1 FROM intents i WHERE instr(i.payload, a.uid))",
+    ),
+    (
+        "attachment {0} is of a snapshot that isn't there",
+        "SELECT uid FROM attachments WHERE snapshot_uid NOT IN (SELECT uid FROM snapshots)",
+    ),
+    (
+        "storage daemon {0} serves nothing",
+        "SELECT uid FROM storage_daemons WHERE uid NOT IN (SELECT storage_daemon FROM attachments)",
+    ),
+    (
         "an upload for volume {0} has no intent",
         "SELECT volume_uid FROM uploads WHERE volume_uid NOT IN (SELECT subject FROM intents)",
     ),

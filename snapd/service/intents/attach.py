@@ -1,4 +1,4 @@
-"""Attach a volume: lend it to a storage daemon, which exports it to a guest.
+"""Attach a volume, or a snapshot to be read: lend it to a storage daemon, which exports it to a guest.
 
 intent    attachment ATTACHING, maybe a row for the group's storage        point attach.begun
           daemon, operation, request
@@ -18,7 +18,7 @@ nor is gone, the intent stays open.
 import dataclasses
 
 from snapd import errors, fsops, model
-from snapd.catalog import attachments, db, journal, operations, storagedaemons, volumes
+from snapd.catalog import attachments, db, journal, layers, operations, storagedaemons
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import jobs as running
@@ -27,7 +27,7 @@ from snapd.service.attaching import disks as disking
 KIND = "attach"
 
 ATTACHMENT = "attachment"
-"""Payload: uid of the attachment. The subject is the volume."""
+"""Payload: uid of the attachment. The subject is the volume or the snapshot."""
 
 
 class Handler:
@@ -40,7 +40,7 @@ class Handler:
         self._disks = disks
 
     def run(self, intent: model.Intent, control: controls.Control) -> None:
-        """Attach. The caller holds the mutexes of the volume and of its group. Raises jobs.Undecided."""
+        """Attach. The caller holds the mutexes of the disk and of its group. Raises jobs.Undecided."""
         del control
         try:
             self._bring_up(intent)
@@ -61,7 +61,7 @@ class Handler:
         now = self._core.now()
         with self._core.catalog.transaction() as tx:
             attachments.put(tx, dataclasses.replace(lent.attachment, state=model.AttachmentState.ATTACHED))
-            volumes.touch(tx, lent.volume.uid, now)
+            disks.touch(tx, lent)
             operations.end(tx, intent.operation, now)
             journal.close_intent(tx, intent)
         fsops.point("attach.committed")
@@ -87,6 +87,9 @@ class Handler:
         del problem
         attachment = attachments.by_uid(tx.connection, intent.payload[ATTACHMENT])
         assert attachment is not None
+        # The row isn't there any more to tell what it was about.
+        lent = self._disks.find(attachment.uid)
         attachments.remove(tx, attachment.uid)
+        layers.doom_unneeded(tx, attachment.top)
         storagedaemons.forget_unused(tx, attachment.storage_daemon)
-        volumes.touch(tx, intent.subject, self._core.now())
+        self._disks.touch(tx, lent)

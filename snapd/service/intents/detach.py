@@ -1,19 +1,19 @@
-"""Detach a volume: end its export, and have its files to ourselves again. It is only ever finished.
+"""Detach a volume or a snapshot: end its export, and have its files to ourselves again. It is only ever finished.
 
 intent    attachment DETACHING, operation, request                         point detach.begun
 step 1    what the guest wrote is flushed, if the process is there         point detach.flushed
 step 2    limits are lifted; export, filter and nodes are removed, if the  point detach.removed
           process is there; one that serves nothing else is stopped
-step 3    nobody has the head open: its leaks are mended; what was lent    point detach.before_commit
+step 3    nobody has a head open: its leaks are mended; what was lent      point detach.before_commit
           is taken back; the folder of a process that is gone is removed
 commit    attachment gone, pins released; a storage daemon's row that      point detach.committed
-          nobody names goes too
+          nobody names goes too, and a snapshot's layer that nothing needs
 
 While the storage daemon neither answers nor is gone, the intent stays open.
 """
 
 from snapd import fsops, model
-from snapd.catalog import attachments, db, journal, operations, storagedaemons, volumes
+from snapd.catalog import attachments, db, journal, layers, operations, storagedaemons
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service.attaching import disks as disking
@@ -32,7 +32,7 @@ class Handler:
         self._disks = disks
 
     def run(self, intent: model.Intent, control: controls.Control) -> None:
-        """Detach. The caller holds the mutexes of the volume and of its group, or is recovery."""
+        """Detach. The caller holds the mutexes of the disk and of its group, or is recovery."""
         del control
         core, disks = self._core, self._disks
         lent = disks.find(intent.payload[ATTACHMENT])
@@ -45,12 +45,14 @@ class Handler:
         now = core.now()
         with core.catalog.transaction() as tx:
             attachments.remove(tx, lent.attachment.uid)
+            layers.doom_unneeded(tx, lent.attachment.top)
             storagedaemons.forget_unused(tx, lent.daemon.uid)
-            volumes.touch(tx, lent.volume.uid, now)
+            disks.touch(tx, lent)
             operations.end(tx, intent.operation, now)
             journal.close_intent(tx, intent)
         disks.held.release(lent.attachment.uid)
         fsops.point("detach.committed")
+        core.sweep()
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Never called: the guest may be gone already, so only going on is right."""

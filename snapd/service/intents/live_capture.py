@@ -12,15 +12,16 @@ commit    old head FROZEN, overlay HEAD, point, snapshot                   point
 undo      the overlay is taken out of the graph and doomed
 
 While the storage daemon answers, its graph decides: with the overlay under the guest it goes on to the commit, without
-it is undone, since the moment that was asked for is over. Once it is gone there is only forward: leaks are mended, the
-overlay becomes the head, and the attachment has CRASHED. While it neither answers nor is gone the intent stays open.
+it is undone, since the moment that was asked for is over. Once it is gone there is only forward: leaks are mended, and
+the overlay becomes the head; whether the disk is served again is decided afterwards. While it neither answers nor is
+gone the intent stays open.
 """
 
 import datetime
 import logging
 
 from snapd import errors, fsops, model
-from snapd.catalog import attachments, db, layers
+from snapd.catalog import db, layers, volumes
 from snapd.copier import control as controls
 from snapd.service import core as cores
 from snapd.service import jobs as running
@@ -53,30 +54,32 @@ class Handler:
             if not self.decide(intent, error):
                 raise
             return
-        self._commit(intent, lent, plan, captured, crashed=False)
+        self._commit(intent, lent, plan, captured)
 
     def _switch(self, intent: model.Intent, lent: disking.Lent, plan: capture.Capture) -> datetime.datetime:
         """Put the overlay on the head, and return when that was."""
         core = self._core
         process = self._disks.process(lent)
-        self._make(intent, lent, plan)
+        self._make(intent, plan)
         self._disks.lend_overlay(lent, plan.overlay)
         fsops.point("live_capture.made")
         process.add_overlays([self._disks.layer(plan.overlay)])
         fsops.point("live_capture.added")
         if not lent.attachment.read_only:
-            process.flush([lent.volume.uid])
+            process.flush([lent.uid])
         fsops.point("live_capture.flushed")
         captured = core.now()
-        process.switch({lent.head: plan.overlay})
+        process.switch({lent.top: plan.overlay})
         fsops.point("live_capture.switched")
         return captured
 
-    def _make(self, intent: model.Intent, lent: disking.Lent, plan: capture.Capture) -> None:
+    def _make(self, intent: model.Intent, plan: capture.Capture) -> None:
         """Make the overlay's file; one that is there is kept."""
         core = self._core
         overlay = layers.get(core.catalog.reader(), plan.overlay)
-        core.pool.create(overlay, capture.description(intent, lent.volume, plan, core.now()))
+        volume = volumes.by_uid(core.catalog.reader(), plan.volume_uid)
+        assert volume is not None
+        core.pool.create(overlay, capture.description(intent, volume, plan, core.now()))
 
     def decide(self, intent: model.Intent, cause: Exception | None = None) -> bool:
         """Finish an open capture, or say that it has to be undone, and then the overlay is in nobody's graph.
@@ -92,14 +95,14 @@ class Handler:
                 return False
             if switched is None:
                 # Nobody has the head and the overlay any more: both are made fit to be frozen and used.
-                self._make(intent, lent, plan)
-                self._disks.mend(lent.head)
+                self._make(intent, plan)
+                self._disks.mend(lent.top)
                 self._disks.mend(plan.overlay)
         except errors.SnapdError as error:
             raise running.Undecided(error) from cause or error
         # When it was switched nobody wrote down; it was begun before, and can't have taken long.
         captured = intent.created if switched else self._core.now()
-        self._commit(intent, lent, plan, captured, crashed=not switched)
+        self._commit(intent, lent, plan, captured)
         return True
 
     def _is_switched(self, lent: disking.Lent, plan: capture.Capture) -> bool | None:
@@ -107,35 +110,31 @@ class Handler:
         process = self._disks.groups.reach(lent.daemon)
         if process is None:
             return None
-        return self._disks.ask(lent, process, lambda: process.is_switched({lent.head: plan.overlay}))
+        heads = self._disks.ask(lent, process, process.heads)
+        if heads is None:
+            return None
+        top = heads.get(lent.uid)
+        if top not in (lent.top, plan.overlay):
+            problem = f"disk {lent.uid} stands on layer {top}, and not on {lent.top} or {plan.overlay}"
+            raise errors.StorageDaemonRefused(name=lent.daemon.uid, command="a question", problem=problem)
+        return top == plan.overlay
 
     def _commit(
-        self,
-        intent: model.Intent,
-        lent: disking.Lent,
-        plan: capture.Capture,
-        captured: datetime.datetime,
-        *,
-        crashed: bool,
+        self, intent: model.Intent, lent: disking.Lent, plan: capture.Capture, captured: datetime.datetime
     ) -> None:
         core = self._core
         try:
             with core.catalog.transaction() as tx:
-                capture.commit(core, tx, intent, plan, lent.head, captured)
-                if crashed:
-                    attachments.set_state(tx, lent.attachment.uid, model.AttachmentState.CRASHED)
+                capture.commit(core, tx, intent, plan, lent.top, captured)
         except Exception as error:
             # The guest may be writing the overlay: whatever went wrong here, that can't be undone any more.
-            _log.exception("a capture could not be committed", extra={"volume": lent.volume.uid})
+            _log.exception("a capture could not be committed", extra={"volume": lent.uid})
             told = error if isinstance(error, errors.SnapdError) else errors.SnapdError()
             raise running.Undecided(told) from error
         fsops.point("live_capture.committed")
-        core.pool.freeze(lent.head)
-        if crashed:
-            self._disks.held.release(lent.attachment.uid)
-        else:
-            self._disks.held.hold(lent.attachment.uid, plan.overlay)
-        core.hints.layer(layers.get(core.catalog.reader(), lent.head).parent)
+        core.pool.freeze(lent.top)
+        self._disks.held.hold(lent.attachment.uid, plan.overlay)
+        core.hints.layer(layers.get(core.catalog.reader(), lent.top).parent)
 
     def undo(self, tx: db.Transaction, intent: model.Intent, problem: model.Problem) -> None:
         """Doom the overlay."""

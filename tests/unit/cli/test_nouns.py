@@ -92,6 +92,15 @@ def test_a_volume_is_attached_limited_and_detached(snapvol: Snapvol, memory: stu
     assert memory.received[-1].force
 
 
+def test_a_snapshot_is_attached_and_detached(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
+    snapvol("volume", "create", "root", "--size", "1M")
+    snapvol("snapshot", "create", "root", "s", "--rapid")
+    attached = snapvol("snapshot", "attach", "s", "--bandwidth", "1M", "-o", "json")
+    assert attached.json["attachment"] == {"state": "STATE_ATTACHED", "read_only": True}
+    assert memory.received[-1].limits.bytes_per_second == units.MIB
+    assert "is detached" in snapvol("snapshot", "detach", "s").err
+
+
 def test_a_snapshot_is_taken_reverted_to_and_cloned(snapvol: Snapvol, memory: stub_memory.Memory) -> None:
     snapvol("volume", "create", "root", "--size", "1M")
     taken = snapvol("snapshot", "create", "root", "before", "--rapid", "--retention", "0s", "-o", "json")

@@ -279,6 +279,21 @@ class _Snapshots(snapshot_service_pb2_grpc.SnapshotServiceServicer):
         self._memory.begin("GetSnapshot", request, context)
         return snapshot_service_pb2.GetSnapshotResponse(snapshot=self._memory.find(request.name, context))
 
+    def AttachSnapshot(self, request: Any, context: Any) -> Any:
+        self._memory.begin("AttachSnapshot", request, context)
+        snapshot = self._memory.find(request.name, context)
+        snapshot.attachment.state = attachment_pb2.Attachment.STATE_ATTACHED
+        snapshot.attachment.read_only = True
+        operation = self._memory.operation("snapd.v1.SnapshotService/AttachSnapshot", snapshot.name, snapshot)
+        return snapshot_service_pb2.AttachSnapshotResponse(snapshot=snapshot, operation=operation)
+
+    def DetachSnapshot(self, request: Any, context: Any) -> Any:
+        self._memory.begin("DetachSnapshot", request, context)
+        snapshot = self._memory.find(request.name, context)
+        snapshot.ClearField("attachment")
+        operation = self._memory.operation("snapd.v1.SnapshotService/DetachSnapshot", snapshot.name, snapshot)
+        return snapshot_service_pb2.DetachSnapshotResponse(snapshot=snapshot, operation=operation)
+
     def ListSnapshots(self, request: Any, context: Any) -> Any:
         self._memory.begin("ListSnapshots", request, context)
         found, token = self._memory.page(request, "snapshots")

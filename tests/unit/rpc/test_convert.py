@@ -8,6 +8,7 @@ from google.protobuf.internal import enum_type_wrapper
 
 from snapd import model
 from snapd.qcow2.checking import check
+from snapd.rpc import checking as verdicts
 from snapd.rpc import convert, methods
 from snapd.service import checking, usage, work
 from snapd.v1 import (
@@ -177,7 +178,7 @@ _COUNTS = {
 )
 def test_a_verdict_is_that_of_what_was_counted(leaks: int, corruptions: int, check_errors: int, verdict: str) -> None:
     report = check.CheckReport(leaks=leaks, corruptions=corruptions, check_errors=check_errors, **_COUNTS)
-    message = convert.layer_check(checking.LayerCheck(1, 2, report))
+    message = verdicts.verdict(checking.LayerCheck(1, 2, report))
     assert message.Verdict.Name(message.verdict) == f"VERDICT_{verdict}"
     assert (message.depth, message.layer_count) == (1, 2)
     assert (message.leaks, message.corruptions, message.check_errors) == (leaks, corruptions, check_errors)
@@ -186,5 +187,5 @@ def test_a_verdict_is_that_of_what_was_counted(leaks: int, corruptions: int, che
 
 
 def test_what_cannot_be_counted_is_corrupt() -> None:
-    message = convert.layer_check(checking.LayerCheck(0, 1, None, "no magic"))
+    message = verdicts.verdict(checking.LayerCheck(0, 1, None, "no magic"))
     assert (message.verdict, message.problem) == (message.VERDICT_CORRUPT, "no magic")

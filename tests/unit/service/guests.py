@@ -68,6 +68,15 @@ def require_prefix(contents: bytes, acknowledged: int) -> int:
     return live.require_prefix([contents], acknowledged)
 
 
+def is_served(attached: Shown) -> bool:
+    """Say whether a hypervisor can connect where a disk was attached."""
+    try:
+        with guest(attached):
+            return True
+    except (errors.StorageDaemonGone, errors.StorageDaemonRefused):
+        return False
+
+
 class Load:
     """A guest that writes numbered blocks, as `require_prefix` knows them, until it is stopped."""
 

@@ -199,6 +199,17 @@ def test_without_the_program_only_attaching_is_refused(lender: worlds.World) -> 
     lender.snapshot("s", "v", rapid=True)
 
 
+def test_a_folder_whose_sockets_would_have_too_long_names_is_refused_before_anything_is_done(
+    lender: worlds.World, tmp_path: pathlib.Path
+) -> None:
+    live = dataclasses.replace(lender.settings.live, exports_path=tmp_path / ("long" * 20))
+    lender.restart(dataclasses.replace(lender.settings, live=live))
+    with pytest.raises(errors.ExportsUnusable, match="107 bytes"):
+        guests.attach(lender)
+    assert guests.shown(lender) is None
+    assert not live.exports_path.exists()
+
+
 def test_an_attach_that_fails_leaves_everything_as_it_was(lender: worlds.World, tmp_path: pathlib.Path) -> None:
     program = tmp_path / "broken"
     program.write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")

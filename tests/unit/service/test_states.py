@@ -75,6 +75,17 @@ def _set_limits(service: Service) -> object:
     return service.attachments.set_limits(worlds.request("SetVolumeLimits"), "e", "v", "", model.Limits(100))
 
 
+def _attach_snapshot(service: Service) -> object:
+    way, limits = model.AttachmentWay.NBD, model.Limits()
+    return service.snapshot_attachments.attach(worlds.request("AttachSnapshot"), "e", "s", way, limits, "")
+
+
+def _detach_snapshot(service: Service) -> object:
+    with contextlib.suppress(errors.WrongState):
+        _attach_snapshot(service)
+    return service.snapshot_attachments.detach(worlds.request("DetachSnapshot"), "e", "s", "")
+
+
 VOLUME_CALLS: Mapping[str, Call] = {
     "UpdateVolume": _update_volume,
     "RevertVolume": _revert,
@@ -93,6 +104,8 @@ SNAPSHOT_CALLS: Mapping[str, Call] = {
     "DeleteSnapshot": lambda service: service.snapshots.delete(worlds.request("DeleteSnapshot"), "e", "s", "", False),
     "ArchiveSnapshot": lambda service: service.snapshots.archive(worlds.request("ArchiveSnapshot"), "e", "s", ""),
     "VerifySnapshot": _verify,
+    "AttachSnapshot": _attach_snapshot,
+    "DetachSnapshot": _detach_snapshot,
     "RevertVolume": _revert,
     "CreateVolume": _clone,
     "ExportVolume": lambda service: worlds.contents(service.transfers.export_snapshot("e", "s")),
