@@ -104,11 +104,16 @@ def image_format(number: int) -> model.ImageFormat:
     return _FORMATS[volume_service_pb2.ImageFormat.ValueType(number)]
 
 
+def way(number: int) -> model.AttachmentWay:
+    """Return how an instance comes to its disk: by NBD unless another way is named."""
+    stated = attachment_pb2.Attachment.Way.ValueType(number) or attachment_pb2.Attachment.WAY_NBD
+    return model.AttachmentWay(attachment_pb2.Attachment.Way.Name(stated).removeprefix("WAY_"))
+
+
 def attachment_spec(request_: volume_service_pb2.AttachVolumeRequest) -> attachments.AttachmentSpec:
-    """Return how a volume is to be lent, by NBD unless another way is named."""
-    way = attachment_pb2.Attachment.Way.Name(request_.way or attachment_pb2.Attachment.WAY_NBD)
+    """Return how a volume is to be lent."""
     return attachments.AttachmentSpec(
-        way=model.AttachmentWay(way.removeprefix("WAY_")),
+        way=way(request_.way),
         read_only=request_.read_only,
         writethrough=not request_.volatile_cache,
         limits=limits(request_.limits),

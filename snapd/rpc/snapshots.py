@@ -117,7 +117,7 @@ class SnapshotServicer(snapshot_service_pb2_grpc.SnapshotServiceServicer):
             self._edge.request(request, "AttachSnapshot", environment_id),
             environment_id,
             snapshot_id,
-            model.AttachmentWay.NBD,
+            convert.way(request.way),
             convert.limits(request.limits),
             request.etag,
         )

@@ -69,7 +69,7 @@ class Attachments:
         trouble = self._disks.groups.trouble(daemon.uid)
         if trouble is not None and found.state is model.AttachmentState.ATTACHED:
             found = dataclasses.replace(found, state=model.AttachmentState.STALLED)
-        socket = self._disks.groups.socket(daemon, found.way, volume.uid)
+        socket = self._disks.groups.socket(daemon, found.way, disk.uid)
         problem = None if trouble is None else problems.describe(trouble)
         return Shown(found, daemon.generation, str(socket), disk.uid, problem)
 

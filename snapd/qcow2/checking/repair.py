@@ -142,7 +142,7 @@ def _opened_alone(path: pathlib.Path) -> Iterator[tuple[int, Image]]:
         with Image.open(path, locked=False) as opened:
             yield fd, opened
     finally:
-        os.close(fd)
+        locks.close(fd)
 
 
 class _Leaks:

@@ -14,6 +14,7 @@ import enum
 import fcntl
 import os
 import struct
+from contextlib import suppress
 
 from snapd import errors
 
@@ -55,6 +56,14 @@ def exclusive(fd: int, name: str) -> None:
 def release(fd: int) -> None:
     """Drop the locks, also if a child process that is being started still has the descriptor, or a duplicate has."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, _DOES, _FORBIDS + max(_Access) + 1 - _DOES))
+
+
+def close(fd: int) -> None:
+    """Drop the locks, and close the descriptor, wherever else it may still be open."""
+    # A file system without locks has none to be dropped, and nobody was told that there are any.
+    with suppress(OSError):
+        release(fd)
+    os.close(fd)
 
 
 def _hold(fd: int, name: str, accesses: tuple[_Access, ...]) -> None:

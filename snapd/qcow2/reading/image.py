@@ -54,6 +54,7 @@ class Image:
         """Length of the file in bytes when it was opened."""
         self._fd = fd
         self._direct_fd = direct_fd
+        self._shares_locks = False
         self._reader = extents.Reader(fd, path.name, file_size, parsed, direct_fd)
         self._tables: tuple[Int64Array, tables.Metadata] | None = None
         self._snapshots: tuple[snapshots.Snapshot, ...] | None = None
@@ -77,7 +78,7 @@ class Image:
                 parsed = header.read(fd, file_size)
                 return cls(path, fd, file_size, parsed, direct.reopen(fd) if past_cache else None)
             except BaseException:
-                os.close(fd)
+                locks.close(fd)
                 raise
 
     @property
@@ -147,6 +148,7 @@ class Image:
         with fsops.translated(self.path):
             view = Image(self.path, os.dup(self._fd), self.file_size, seen)
         view._snapshots, view._active = known, self._active
+        view._shares_locks = self._shares_locks = True
         return view
 
     def bitmaps(self) -> tuple[bitmaps.Bitmap, ...]:
@@ -169,7 +171,11 @@ class Image:
     def close(self) -> None:
         """Let go of the file. Closing twice does nothing."""
         if self._fd >= 0:
-            os.close(self._fd)
+            if self._shares_locks:
+                # They are the other one's too, and go with the last close.
+                os.close(self._fd)
+            else:
+                locks.close(self._fd)
             self._fd = -1
             if self._direct_fd is not None:
                 os.close(self._direct_fd)

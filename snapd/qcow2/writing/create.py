@@ -161,7 +161,7 @@ def set_backing_name(path: pathlib.Path, backing_name: str | None) -> None:
             fsops.pwrite(fd, fields, layout.BACKING_FIELDS_AT)
             fsops.fdatasync(fd)
         finally:
-            os.close(fd)
+            locks.close(fd)
 
 
 def replace_extension(path: pathlib.Path, magic: int, data: bytes) -> bool:
@@ -186,7 +186,7 @@ def replace_extension(path: pathlib.Path, magic: int, data: bytes) -> bool:
                 at += units.round_up(len(there), 8)
             return False
         finally:
-            os.close(fd)
+            locks.close(fd)
 
 
 def _with_backing_format(fd: int, parsed: header.Header) -> header.Header:

@@ -225,8 +225,7 @@ class Writer:
             self._output.close()
             self._output = None
         if self._fd >= 0:
-            locks.release(self._fd)
-            os.close(self._fd)
+            locks.close(self._fd)
             self._fd = -1
 
     def close(self) -> None:
@@ -318,7 +317,7 @@ def _open_alone(path: pathlib.Path) -> int:
         image.require_regular(fd)
         locks.exclusive(fd, path.name)
     except BaseException:
-        os.close(fd)
+        locks.close(fd)
         raise
     return fd
 

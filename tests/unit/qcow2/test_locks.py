@@ -85,14 +85,14 @@ def test_locks_go_when_they_are_released_though_a_child_has_the_descriptor(path:
     with image.Image.open(path):
         pass
 
-    target = writer.Writer.open(path)
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[target._fd])
-    try:
-        target.close()
-        with image.Image.open(path):
-            pass
-    finally:
-        child.communicate(b"\n")
+    for kind in (writer.Writer, image.Image):
+        opened = kind.open(path)
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[opened._fd])
+        try:
+            opened.close()
+            writer.Writer.open(path).close()
+        finally:
+            child.communicate(b"\n")
 
 
 def test_a_snapshot_s_view_keeps_the_locks_of_its_image(path: pathlib.Path) -> None:
