@@ -108,9 +108,9 @@ def collect(
     """Collect one environment. One at a time.
 
     Unless `settled`, a late request of an earlier process may yet refer to packs, and none is deleted. Packs that
-    nothing reaches are left if they are pinned; `again` is called once they aren't any more (see `Pins.when_free`). Raises
-    errors.Corrupt, errors.ArchiveKeyMissing, errors.ArchiveClaimLost, errors.ArchiveUnreachable; nothing is deleted
-    then that a manifest reaches.
+    nothing reaches are left if they are pinned; `again` is called once they aren't any more (see `Pins.when_free`).
+    Raises errors.Corrupt, errors.ArchiveKeyMissing, errors.ArchiveClaimLost, errors.ArchiveUnreachable; nothing is
+    deleted then that a manifest reaches.
     """
     store, area = environment_blobs.store, environment_blobs.home.area
     with environment_blobs.pins.collecting(), backend.translated("collection"):
