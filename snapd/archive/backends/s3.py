@@ -218,7 +218,7 @@ class S3Backend:
         raise errors.ArchiveUnreachable(problem=f"{key} comes and goes")
 
     def _is_there(self, key: str) -> bool:
-        """Say whether an object can be read. Raises errors.ArchiveRefused if there is no bucket in which it might be."""
+        """Say whether an object can be read. Raises errors.ArchiveRefused if there is no bucket that might have it."""
 
         def ask() -> None:
             self._client.get_object(**self._named(key), Range="bytes=0-0")["Body"].close()
