@@ -13,7 +13,7 @@ says why that is safe beside recordings, other hosts, and whoever thinks that th
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from snapd import errors, fsops
 from snapd.archive import blobs, documents, index, manifest, packtable
@@ -97,12 +97,20 @@ def reached(environment_blobs: blobs.Blobs, view: views.View) -> Reached:
     return Reached(tables)
 
 
-def collect(environment_blobs: blobs.Blobs, view: views.View, claim: claims.Claim, *, settled: bool) -> Collected:
+def collect(
+    environment_blobs: blobs.Blobs,
+    view: views.View,
+    claim: claims.Claim,
+    *,
+    settled: bool,
+    again: Callable[[], None] | None = None,
+) -> Collected:
     """Collect one environment. One at a time.
 
-    Unless `settled`, a late request of an earlier process may yet refer to packs, and none is deleted. Raises
-    errors.Corrupt, errors.ArchiveKeyMissing, errors.ArchiveClaimLost, errors.ArchiveUnreachable; nothing is deleted
-    then that a manifest reaches.
+    Unless `settled`, a late request of an earlier process may yet refer to packs, and none is deleted. Packs that
+    nothing reaches are left if they are pinned; `again` is called once they aren't any more (see `Pins.when_free`).
+    Raises errors.Corrupt, errors.ArchiveKeyMissing, errors.ArchiveClaimLost, errors.ArchiveUnreachable; nothing is
+    deleted then that a manifest reaches.
     """
     store, area = environment_blobs.store, environment_blobs.home.area
     with environment_blobs.pins.collecting(), backend.translated("collection"):
@@ -113,11 +121,13 @@ def collect(environment_blobs: blobs.Blobs, view: views.View, claim: claims.Clai
         stored = index.pack_ids(store.list(area.packs))
         live = _leading_to(found.named(), table, stored)
         sources = _sources(table)
+        unreached = [pack_id for pack_id in stored if pack_id not in live]
         victims = [
-            pack_id
-            for pack_id in stored
-            if settled and pack_id not in live and forget(environment_blobs, pack_id, sources.get(pack_id, ()))
+            pack_id for pack_id in unreached if settled and forget(environment_blobs, pack_id, sources.get(pack_id, ()))
         ]
+        pinned = set(unreached).difference(victims) if settled else ()
+        if pinned and again is not None:
+            environment_blobs.pins.when_free(environment_blobs.domain, pinned, again)
         fsops.point("archive.collect-forgotten")
         keys = [area.pack(pack_id) for pack_id in victims]
         tombs, late = view.tombstones(store, area)
@@ -128,12 +138,12 @@ def collect(environment_blobs: blobs.Blobs, view: views.View, claim: claims.Clai
     if removed is None:
         return Collected(packs_kept=len(stored) - len(victims), packs_postponed=len(victims))
     gone = tombstones.pack_ids(removed)
-    unreached = sum(pack_id not in live for pack_id in stored) if not settled else 0
+    postponed = 0 if settled else len(unreached)
     return Collected(
         packs_deleted=len(gone),
         bytes_freed=sum(stored[pack_id] for pack_id in gone),
-        packs_kept=len(stored) - len(victims) - unreached,
-        packs_postponed=unreached,
+        packs_kept=len(stored) - len(victims) - postponed,
+        packs_postponed=postponed,
     )
 
 

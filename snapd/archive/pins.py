@@ -8,7 +8,7 @@ under it; and whoever has listed what the store holds adds nothing to what can b
 
 import collections
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -21,6 +21,7 @@ class Pins:
         self._collections = 0
         self._given_back: list[bytes] = []
         self._condemned: set[bytes] = set()
+        self._waiting: dict[str, tuple[frozenset[bytes], Callable[[], None]]] = {}
 
     def pin(self, pack_ids: Iterable[bytes]) -> None:
         """Rely on packs. Each call counts."""
@@ -55,6 +56,15 @@ class Pins:
         with self.lock:
             return set(self._counts)
 
+    def when_free(self, environment_uid: str, pack_ids: Iterable[bytes], callback: Callable[[], None]) -> None:
+        """Call back, once, when nobody relies on any of an environment's packs; only its latest call counts.
+
+        `callback` is called under `lock`, and must return at once.
+        """
+        with self.lock:
+            self._waiting[environment_uid] = (frozenset(pack_ids), callback)
+            self._tell()
+
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Keep what is given back meanwhile. It is entered before manifests are listed."""
@@ -75,3 +85,11 @@ class Pins:
             self._counts[pack_id] -= 1
             if not self._counts[pack_id]:
                 del self._counts[pack_id]
+        self._tell()
+
+    def _tell(self) -> None:
+        waiting = self._waiting.items()
+        free = [uid for uid, (pack_ids, _) in waiting if not any(pack_id in self._counts for pack_id in pack_ids)]
+        for uid in free:
+            _, callback = self._waiting.pop(uid)
+            callback()

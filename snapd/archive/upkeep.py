@@ -21,8 +21,13 @@ class Upkeep:
         self._executor = executor
         self._lock = threading.Lock()
 
-    def collect(self, environment_uid: str | None = None) -> collection.Collected:
-        """Delete the packs that no manifest reaches and no recording relies on, of one environment or of all.
+    def collect(
+        self, environment_uid: str | None = None, again: Callable[[], None] | None = None
+    ) -> collection.Collected:
+        """Delete the packs that no manifest reaches and nobody relies on, of one environment or of all.
+
+        `again` is called once nobody relies any more on those that no manifest reaches and that were left for that; it
+        must return at once.
 
         Raises errors.Corrupt for an environment with a manifest that can't be read, after the others were collected;
         errors.ArchiveClaimed, errors.ArchiveClaimLost, errors.ArchiveUnreachable.
@@ -30,7 +35,9 @@ class Upkeep:
         connected = self._access.connect()
         return self._each_environment(
             environment_uid,
-            lambda found: collection.collect(found, connected.view, connected.claim, settled=connected.settled),
+            lambda found: collection.collect(
+                found, connected.view, connected.claim, settled=connected.settled, again=again
+            ),
         )
 
     def repack(self, environment_uid: str | None = None) -> collection.Collected:

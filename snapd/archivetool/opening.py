@@ -97,7 +97,7 @@ def opened(
     try:
         with tempfile.TemporaryDirectory(prefix="snapd-storage-") as scratch:
             if folder is not None:
-                store: backend.Backend = directory.DirectoryBackend(folder)
+                store: backend.Backend = directory.DirectoryBackend(folder, make=False, marker=layout.REPOSITORY)
                 keyring = None if key_file is None else sealing.read_keys(key_file)
             else:
                 settings = configs.load(config_path or configs.DEFAULT_PATH).settings

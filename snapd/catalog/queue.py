@@ -41,8 +41,8 @@ DUE_COUNT: Final = "SELECT count(*) AS count FROM snapshots WHERE archive_next_u
 ANY_DUE: Final = "SELECT 1 FROM snapshots WHERE archive_next_us <= ? LIMIT 1"
 TOO_FAR: Final = (
     "SELECT uid FROM snapshots WHERE archive_next_us IS NOT NULL AND (captured_us > :soon_us"
-    " OR archive_next_us > :soon_us AND archive_attempts = 0 AND (archive_urgent OR archive_next_us > archive_due_us)"
-    " OR archive_next_us > :latest_us AND archive_attempts > 0)"
+    " OR archive_next_us > :soon_us AND archive_error IS NULL AND (archive_urgent OR archive_next_us > archive_due_us)"
+    " OR archive_next_us > :latest_us AND archive_error IS NOT NULL)"
 )
 
 

@@ -47,9 +47,10 @@ class Collector:
             return self._collect(environment_uid, repack=repack)
 
     def _collect(self, environment_uid: str, *, repack: bool) -> collection.Collected:
-        repository = self._core.repository
+        repository, hints = self._core.repository, self._core.hints
         self._require_whole(environment_uid)
-        collected = repository.upkeep.collect(environment_uid)
+        # What is being checked or recorded is left, and may be garbage all the same.
+        collected = repository.upkeep.collect(environment_uid, lambda: hints.environment(environment_uid))
         if repack or self._pays(environment_uid):
             repacked = repository.upkeep.repack(environment_uid)
             if not repacked.packs_moved:

@@ -44,8 +44,8 @@ def _settle_snapshots(tx: db.Transaction, core: cores.Core, now: datetime.dateti
         assert next_attempt is not None
         if snapshot.captured > now:
             due = min(due, now + _retention(tx, core, snapshot))
-        # What failed, or is waited for, is tried at once, and what was never tried when it is due. None is put off.
-        hurried = snapshot.archive.attempts or snapshot.archive.urgent
+        # What failed, or is waited for, is tried at once, and all else when it is due. None is put off.
+        hurried = snapshot.archive.error is not None or snapshot.archive.urgent
         next_attempt = min(next_attempt, now if hurried else max(due, now))
         changed = dataclasses.replace(snapshot.archive, due=due, next_attempt=next_attempt)
         if changed != snapshot.archive:

@@ -4,7 +4,7 @@ import collections
 import os
 import pathlib
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -131,6 +131,54 @@ def test_wrong_credentials_are_refused_and_not_shown(versitygw: str, spool: path
 def test_a_bucket_that_is_missing_is_refused(versitygw: str, spool: pathlib.Path) -> None:
     with pytest.raises(errors.ArchiveRefused, match="NoSuchBucket"):
         list(s3.S3Backend(servers.settings(versitygw, spool, bucket="elsewhere")).list(""))
+
+
+@pytest.fixture
+def bucket(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, servers.Proxy]]:
+    """A bucket's folder, which may be renamed, and a proxy before its server."""
+    with servers.versitygw(tmp_path) as url:
+        servers.make_bucket(url)
+        proxy = servers.Proxy(url)
+        yield tmp_path / "versitygw" / servers.BUCKET, proxy
+        proxy.close()
+
+
+@pytest.mark.parametrize("call", ["size", "modified", "delete"])
+def test_nothing_is_believed_to_be_absent_from_a_bucket_that_is_away(
+    bucket: tuple[pathlib.Path, servers.Proxy], spool: pathlib.Path, call: str
+) -> None:
+    """As when the server's own disk isn't mounted."""
+    place, proxy = bucket
+    store = s3.S3Backend(servers.settings(proxy.url, spool))
+    store.put("key", [b"abcd"])
+    place.rename(place.with_name("away"))
+    with pytest.raises(errors.ArchiveRefused, match="NoSuchBucket"):
+        CALLS[call](store)
+    place.with_name("away").rename(place)
+    assert store.get("key") == b"abcd"
+
+
+@pytest.mark.parametrize("data", [b"abcd", b""], ids=["some bytes", "no bytes"])
+def test_a_bucket_that_is_away_for_one_request_is_not_seen(
+    bucket: tuple[pathlib.Path, servers.Proxy], spool: pathlib.Path, data: bytes
+) -> None:
+    place, proxy = bucket
+    store = s3.S3Backend(servers.settings(proxy.url, spool))
+    store.put("key", [data])
+    hidden: list[str] = []
+
+    def come_and_go(request: servers.Request) -> str:
+        if request.method == "HEAD" and not hidden:
+            hidden.append(request.path)
+            place.rename(place.with_name("away"))
+        elif not place.exists():
+            place.with_name("away").rename(place)
+        return ""
+
+    proxy.fault = come_and_go
+    assert store.delete("key")
+    assert hidden
+    assert store.size("key") is None
 
 
 def test_a_server_that_does_not_heed_conditions_is_refused(proxy: servers.Proxy, spool: pathlib.Path) -> None:

@@ -86,11 +86,12 @@ class DirectoryBackend:
             raise errors.AlreadyExists(resource_type="object", name=key) from error
         except FileNotFoundError as error:
             raise self._gone() from error
-        # It may have been linked below what a mount has just uncovered.
-        self._require_root(key)
+        # It may have been linked below what a mount uncovered, and perhaps covers again.
+        if self._marker is not None and self._status(key) is None:
+            raise self._gone()
 
     def _require_root(self, key: str) -> None:
-        """Raise errors.ArchiveUnreachable if what is to be written at a key would not be in the store."""
+        """Raise errors.ArchiveUnreachable if what lies at the root isn't the store, for a change at a key."""
         if self._marker is not None and key != self._marker:
             with self._held(key):
                 pass
@@ -145,7 +146,9 @@ class DirectoryBackend:
             try:
                 removed = fsops.unlink(path)
             except FileNotFoundError:
-                # The file went, and then its folder, before that could be made durable: nothing is left to do.
+                # The file went, and then its folder, before that could be made durable: nothing is left to do, unless
+                # it is the store that went.
+                self._require_root(key)
                 removed = True
             except (NotADirectoryError, IsADirectoryError):
                 return False
@@ -160,17 +163,24 @@ class DirectoryBackend:
 
     def discard_unfinished(self, prefix: str) -> int:
         count = 0
-        with backend.translated(prefix):
+        with backend.translated(prefix), self._held(prefix) as root:
             for path, _ in self._files(prefix):
                 if path.name.startswith(".") and path.name.endswith(".tmp"):
                     count += fsops.unlink(path, durable=False)
-            for folder, _, files in os.walk(self._root / prefix, topdown=False):
-                if files:
+            top = prefix.removesuffix("/")
+            for folder, has_files in _folders(root, top):
+                if has_files:
                     # What an earlier process linked or removed, and died before it synced, is about to be relied on.
-                    fsops.sync_directory(pathlib.Path(folder))
-                else:
-                    self.remove_empty(pathlib.Path(folder))
+                    self._sync(self._root / folder)
+                elif folder != top:
+                    self.remove_empty(self._root / folder)
         return count
+
+    def _sync(self, folder: pathlib.Path) -> None:
+        try:
+            fsops.sync_directory(folder)
+        except FileNotFoundError as error:
+            raise self._gone() from error
 
     def free_bytes(self) -> int | None:
         with backend.translated(str(self._root)):
@@ -356,6 +366,16 @@ def _scan(root: int, folder: str) -> list[tuple[str, int | None]]:
     except errors.NotFound:
         return []
     return sorted(found)
+
+
+def _folders(root: int, folder: str) -> Iterator[tuple[str, bool]]:
+    """Yield the folders at and below one that have files, or nothing, the deepest first; and if they have files."""
+    found = _scan(root, folder)
+    for name, size_bytes in found:
+        if size_bytes is None:
+            yield from _folders(root, f"{folder}/{name}" if folder else name)
+    if not found or any(size_bytes is not None for _, size_bytes in found):
+        yield folder, bool(found)
 
 
 def _read(key: str, fd: int, offset: int, length: int) -> bytes:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 _WRITER: Final = "writer"
 """Name of the metadata that tells who made an object: told apart after an answer was lost."""
 _CONNECTIONS: Final = 32
+_LOOKS: Final = 3
+"""How often an object is looked for that one request finds and another doesn't."""
 
 
 class S3Backend:
@@ -206,10 +208,29 @@ class S3Backend:
                 raise botocore.exceptions.IncompleteReadError(actual_bytes=0, expected_bytes=1)
             return found
 
+        for _ in range(_LOOKS):
+            try:
+                return self._trouble.retried(key, ask)
+            except errors.NotFound:
+                # The answer to a HEAD has no body that would tell this from a bucket that isn't there.
+                if not self._is_there(key):
+                    return None
+        raise errors.ArchiveUnreachable(problem=f"{key} comes and goes")
+
+    def _is_there(self, key: str) -> bool:
+        """Say whether an object can be read. Raises errors.ArchiveRefused if there is no bucket that might have it."""
+
+        def ask() -> None:
+            self._client.get_object(**self._named(key), Range="bytes=0-0")["Body"].close()
+
         try:
-            return self._trouble.retried(key, ask)
+            self._trouble.retried(key, ask)
         except errors.NotFound:
-            return None
+            return False
+        except errors.Corrupt:
+            # It is empty, and has no first byte.
+            return True
+        return True
 
     def _named(self, key: str) -> dict[str, str]:
         return {"Bucket": self._settings.bucket, "Key": self._prefix + backend.check_key(key)}

@@ -105,7 +105,8 @@ def _tell_of_copy(catalog: db.Catalog, pool: pools.Pool, finding: findings.Findi
             due=now,
             next_attempt=now,
             archived=None,
-            attempts=0,
+            # Its manifest may be brought back, and is looked for when it is deleted.
+            attempts=1,
             error=None,
         )
         snapshots.put(tx, dataclasses.replace(snapshot, rapid=True, archive=archive, updated=now))

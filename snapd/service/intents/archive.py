@@ -10,7 +10,7 @@ step 4    the point's delta is recorded                                    point
                                                                                   archive_run.before_commit
 commit    archive ARCHIVED, rapid off, COMPLETED, layer let go              point archive_run.committed
 undo      archive SCHEDULED again with back-off, or FAILED for good
-paused    archive SCHEDULED again, as if it had not been begun
+paused    archive SCHEDULED again, in its old place; that a run was begun is not forgotten
 """
 
 import dataclasses

@@ -111,6 +111,7 @@ def _with_figures(archive: model.Archive, statistics: manifests.Statistics, bloc
 
 
 def _on_primary(evidence: evidences.Evidence, snapshot: model.Snapshot, going: bool) -> model.Snapshot:
+    snapshot = _perhaps_begun(snapshot)
     if going:
         archive = dataclasses.replace(snapshot.archive, state=model.ArchiveState.NONE, next_attempt=None)
         return dataclasses.replace(snapshot, archive=archive)
@@ -122,7 +123,6 @@ def _on_primary(evidence: evidences.Evidence, snapshot: model.Snapshot, going: b
             due=evidence.now,
             next_attempt=evidence.now,
             archived=None,
-            attempts=0,
             error=None,
         )
         return dataclasses.replace(snapshot, rapid=True, archive=archive)
@@ -134,8 +134,15 @@ def _on_primary(evidence: evidences.Evidence, snapshot: model.Snapshot, going: b
     return dataclasses.replace(snapshot, archive=archive)
 
 
+def _perhaps_begun(snapshot: model.Snapshot) -> model.Snapshot:
+    """Return a snapshot whose deletion looks for its manifest: it may have been archived since the backup."""
+    attempts = max(1, snapshot.archive.attempts)
+    return dataclasses.replace(snapshot, archive=dataclasses.replace(snapshot.archive, attempts=attempts))
+
+
 def _lost(snapshot: model.Snapshot, error: model.Problem | None) -> model.Snapshot:
     """Return a snapshot without contents. It isn't rapid, so that whoever has it archived is told that it can't be."""
+    snapshot = _perhaps_begun(snapshot)
     archive = dataclasses.replace(
         snapshot.archive,
         state=model.ArchiveState.FAILED,
@@ -143,8 +150,6 @@ def _lost(snapshot: model.Snapshot, error: model.Problem | None) -> model.Snapsh
         archived=None,
         error=error,
         urgent=False,
-        # Of one that may have been archived the manifest is looked for when it is deleted.
-        attempts=max(1, snapshot.archive.attempts),
     )
     return dataclasses.replace(
         snapshot,
@@ -185,7 +190,7 @@ def _described(
 
 def _taken(owner: descriptions.Owner, taken: descriptions.Taken, point: str, size_bytes: int) -> model.Snapshot:
     snapshot_id = naming.believable_id(taken.id, "snapshot", taken.uid)
-    return model.Snapshot(
+    snapshot = model.Snapshot(
         uid=taken.uid,
         environment_uid=owner.environment_uid,
         environment=owner.environment,
@@ -208,6 +213,7 @@ def _taken(owner: descriptions.Owner, taken: descriptions.Taken, point: str, siz
         updated=taken.captured,
         revision=0,
     )
+    return _perhaps_begun(snapshot)
 
 
 def _waiting(due: datetime.datetime, *, urgent: bool) -> model.Archive:

@@ -100,3 +100,46 @@ def test_what_was_linked_below_an_uncovered_folder_is_not_acknowledged(root: pat
 
     with faults.observing(uncover), pytest.raises(errors.ArchiveUnreachable):
         store.put("b/second", [b"2"])
+
+
+def test_what_was_linked_below_an_uncovered_folder_is_not_acknowledged_when_the_store_is_back(
+    root: pathlib.Path,
+) -> None:
+    store = directory.DirectoryBackend(root, marker=MARKER)
+    store.put("b/first", [b"1"])
+    uncovered = root.with_name("uncovered")
+
+    def come_and_go(seen: fsops.Operation) -> None:
+        if seen.name == "create":
+            root.rename(root.with_name("hidden"))
+            (uncovered / "b").mkdir(parents=True)
+            uncovered.rename(root)
+        elif seen.name == "syncdir":
+            root.rename(uncovered)
+            root.with_name("hidden").rename(root)
+
+    with faults.observing(come_and_go), pytest.raises(errors.ArchiveUnreachable):
+        store.put("b/second", [b"2"])
+    assert store.size("b/second") is None
+
+
+def test_a_deletion_that_could_not_be_made_durable_is_not_acknowledged(root: pathlib.Path) -> None:
+    store = directory.DirectoryBackend(root, marker=MARKER)
+
+    def hide(seen: fsops.Operation) -> None:
+        if seen.name == "syncdir" and root.exists():
+            root.rename(root.with_name("hidden"))
+
+    with faults.observing(hide), pytest.raises(errors.ArchiveUnreachable):
+        store.delete("a/first")
+
+
+def test_what_an_earlier_process_left_is_made_durable_or_the_store_is_away(root: pathlib.Path) -> None:
+    store = directory.DirectoryBackend(root, marker=MARKER)
+
+    def hide(seen: fsops.Operation) -> None:
+        if seen.name == "syncdir" and root.exists():
+            root.rename(root.with_name("hidden"))
+
+    with faults.observing(hide), pytest.raises(errors.ArchiveUnreachable):
+        store.discard_unfinished("")

@@ -62,7 +62,8 @@ def _none(connection: sqlite3.Connection, sql: str) -> None:
 
 
 def _check_catalog(connection: sqlite3.Connection) -> None:
-    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    damage = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    assert damage == "ok", f"the catalog is damaged: {damage}"
     _none(connection, "PRAGMA foreign_key_check")
     _none(connection, "SELECT * FROM intents WHERE kind NOT IN ('upload', 'write')")
     _none(connection, "SELECT * FROM intents WHERE kind = 'upload' AND subject NOT IN (SELECT volume_uid FROM uploads)")
@@ -115,7 +116,7 @@ def _check_pool(connection: sqlite3.Connection, settings: Settings) -> None:
             continue
         path = pool.path(uid)
         assert path.exists(), f"layer {uid} has no file"
-        assert not pool.temporary_path(uid).exists()
+        assert not pool.temporary_path(uid).exists(), f"layer {uid} is still being made"
         if uid in live:
             continue
         checked = subprocess.run(["qemu-img", "check", "-q", str(path)], capture_output=True, text=True, check=False)

@@ -112,6 +112,27 @@ def test_what_waits_by_the_rule_is_left_alone(world: worlds.World, set_back: Set
         assert connection.execute("SELECT max(revision) FROM events").fetchone()[0] == before
 
 
+def test_a_snapshot_whose_run_was_cancelled_waits_for_its_due_time(world: worlds.World, set_back: SetBack) -> None:
+    _volume(world)
+    world.snapshot("s", "v", rapid=True)
+    held = faults.Held("archive_run.before_commit")
+    with faults.observing(held):
+        _, operation = world.service.snapshots.archive(worlds.request("ArchiveSnapshot"), "e", "s", "")
+        held.reach()
+        world.service.operations.cancel("e", operation.id)
+        held.go_on()
+        world.ended(operation)
+    world.until(world.idle)
+    cancelled = world.get_snapshot("s")
+    assert (cancelled.rapid, cancelled.archive.next_attempt) == (True, cancelled.archive.due)
+    world.pass_time(hours=3)
+    set_back(datetime.timedelta(hours=2))
+    world.restart()
+    assert world.get_snapshot("s") == cancelled
+    world.pass_time(hours=23)
+    world.until(lambda: world.get_snapshot("s").archive.state is model.ArchiveState.ARCHIVED)
+
+
 def test_a_pause_lasts_as_long_as_it_was_to(world: worlds.World, set_back: SetBack) -> None:
     world.service.work.pause(worlds.request("PauseWork", ""), (), "", datetime.timedelta(hours=1))
     set_back(YEAR)

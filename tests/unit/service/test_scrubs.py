@@ -5,10 +5,12 @@ import datetime
 import pathlib
 import random
 import shutil
+import threading
 
 import pytest
 
-from snapd import errors, model
+from snapd import errors, fsops, model
+from tests.unit.service import faults
 from tests.unit.service import world as worlds
 
 
@@ -181,3 +183,25 @@ def test_an_archive_that_is_away_keeps_nobody_from_anything_else(world: worlds.W
     away.rename(world.settings.archive_path)
     world.pass_time(days=1)
     world.until(lambda: world.get_snapshot("t").archive.state is model.ArchiveState.ARCHIVED)
+
+
+def test_garbage_that_is_being_checked_goes_when_the_check_is_over(
+    world: worlds.World, archived: model.Snapshot
+) -> None:
+    upkeep = world.service._core.repository.upkeep
+    collected = threading.Event()
+
+    def look(seen: fsops.Operation) -> None:
+        if seen.target == "archive.collect-deleted":
+            collected.set()
+
+    check = upkeep.check(archived.environment_uid, upkeep.packs(archived.environment_uid), lambda: None)
+    # The check relies on the pack until it goes on.
+    next(check)
+    with faults.observing(look):
+        world.delete_snapshot("s")
+        assert collected.wait(faults.PATIENCE_S)
+    assert packs(world)
+    assert list(check) == []
+    # No time passes, so that the keeper's next round doesn't come.
+    world.until(lambda: not packs(world))

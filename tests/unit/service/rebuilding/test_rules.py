@@ -310,6 +310,12 @@ def test_without_the_archive_the_backup_is_believed_about_it() -> None:
     assert joined.snapshot(2).state is model.SnapshotState.FAILED
 
 
+def test_what_may_have_been_archived_since_the_backup_counts_as_tried() -> None:
+    """Else its deletion wouldn't look for its manifest while the archive is away."""
+    joined = made.join(PAIR, [*PAIR_FILES, made.head(3, 120, 2, taken=2)])
+    assert [joined.snapshot(number).archive.attempts for number in (1, 2)] == [1, 1]
+
+
 def test_a_snapshot_that_was_being_deleted_is_failed_and_keeps_its_layer() -> None:
     base = made.base(
         snapshots=[made.snapshot(1, state=model.SnapshotState.DESTROYING)],
