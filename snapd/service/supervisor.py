@@ -115,7 +115,9 @@ class Supervisor:
         for daemon in found:
             if self._groups.trouble(daemon.uid) is not None and daemon.uid not in self._retries:
                 self._put_off(daemon.uid)
-        self._retries = {daemon.uid: self._retries[daemon.uid] for daemon in found if daemon.uid in self._retries}
+        there = {daemon.uid for daemon in found}
+        self._retries = {uid: retry for uid, retry in self._retries.items() if uid in there}
+        self._deaths = {uid: deaths for uid, deaths in self._deaths.items() if uid in there}
         return found
 
     def _find(self, daemon: model.StorageDaemon) -> processes.Process | None:

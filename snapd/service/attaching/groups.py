@@ -216,6 +216,7 @@ class Groups:
         others = attachments.of_daemon(self._core.catalog.reader(), daemon.uid)
         if daemon.uid not in self._open and all(other.uid == attachment_uid for other in others):
             self.folder(daemon).remove()
+            self.note(daemon.uid, None)
 
     def sweep(self, uid: str) -> bool:
         """Remove the folder of a storage daemon without a row, and say whether it is gone; one that serves stays.
