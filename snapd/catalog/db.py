@@ -9,7 +9,7 @@ import pathlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from snapd import errors
@@ -22,6 +22,7 @@ Reader = Callable[[], sqlite3.Connection]
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _BUSY_TIMEOUT_S = 10.0
+_ANY_READ = "PRAGMA user_version"
 
 
 def to_us(moment: datetime.datetime) -> int:
@@ -60,9 +61,17 @@ def looked_into(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def opened_to_read(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
-    """Open a database of whatever schema to be read only, for the length of a block. Raises errors.StorageFailed."""
+    """Open a database of whatever schema to be read only, for the length of a block. Raises errors.StorageFailed.
+
+    A transaction that a kill cut off before there was a write-ahead log is rolled back first: nobody reads it before.
+    """
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+        connection = _connect(path, "ro")
+        if _is_cut_off(connection):
+            connection.close()
+            with closing(_connect(path, "rw")) as writer:
+                writer.execute(_ANY_READ)
+            connection = _connect(path, "ro")
     except sqlite3.OperationalError as error:
         raise errors.StorageFailed(path=str(path), problem=str(error)) from error
     try:
@@ -70,6 +79,20 @@ def opened_to_read(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
         yield connection
     finally:
         connection.close()
+
+
+def _connect(path: pathlib.Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+
+
+def _is_cut_off(connection: sqlite3.Connection) -> bool:
+    """Say whether a rollback journal has to be played back, which who only reads can't (sqlite.org/rescode.html)."""
+    try:
+        connection.execute(_ANY_READ)
+    except sqlite3.DatabaseError as error:
+        # Any other error is met again by who reads on, and told by him.
+        return error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK
+    return False
 
 
 class Transaction:

@@ -1,4 +1,6 @@
+import contextlib
 import pathlib
+import shutil
 import sqlite3
 import threading
 
@@ -161,3 +163,19 @@ def test_old_events_are_forgotten_but_never_the_newest(catalog: db.Catalog) -> N
             events.append(tx, "volume", str(number), "env", number)
         assert events.trim(tx, rows.NOW) == 4
         assert events.append(tx, "volume", "5", "env", 5) == 6
+
+
+def test_who_only_reads_finds_what_was_there_before_a_transaction_that_was_cut_off(tmp_path: pathlib.Path) -> None:
+    path, cut = tmp_path / "whole.sqlite3", tmp_path / "cut.sqlite3"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        # A database is made without a write-ahead log. So small a cache has the file changed within the transaction.
+        writer.executescript("PRAGMA cache_size = 1; CREATE TABLE rows (data); INSERT INTO rows VALUES ('kept');")
+        writer.execute("BEGIN")
+        writer.executemany("INSERT INTO rows VALUES (zeroblob(?))", [(4096,)] * 20)
+        for end in ("", "-journal"):
+            shutil.copy(f"{path}{end}", f"{cut}{end}")
+        writer.execute("ROLLBACK")
+    with db.opened_to_read(cut) as reader:
+        assert [tuple(row) for row in reader.execute("SELECT data FROM rows")] == [("kept",)]
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader.execute("DELETE FROM rows")
