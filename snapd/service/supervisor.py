@@ -45,27 +45,38 @@ class Supervisor:
         self._core = core
         self._decider = decider
         self._groups = groups
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = -1
+        self._beginning = threading.Lock()
         self._stopping = False
         self._retries: dict[str, _Retry] = {}
         self._deaths: dict[str, collections.deque[float]] = {}
         self._thread = threading.Thread(target=self._loop, name="supervisor")
 
     def start(self) -> None:
-        """Begin."""
+        """Begin as soon as there is a storage daemon. Where nothing is attached there is no thread."""
         self._groups.on_change(self._nudge)
-        self._thread.start()
+        if storagedaemons.every(self._core.catalog.reader()):
+            self._nudge()
 
     def stop(self) -> None:
-        """End the thread, once it has done what it is at."""
-        self._stopping = True
-        self._nudge()
-        if self._thread.ident is not None:
-            self._thread.join()
+        """End the thread, once it has done what it is at. No storage daemon is asked anything any more."""
+        with self._beginning:
+            self._stopping = True
+        if self._wake == -1:
+            return
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
         os.close(self._wake)
 
     def _nudge(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        """Have the thread look at what there is, begun if it wasn't."""
+        with self._beginning:
+            if self._stopping:
+                return
+            if self._wake == -1:
+                self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._thread.start()
+            os.eventfd_write(self._wake, 1)
 
     def _loop(self) -> None:
         while not self._stopping:
