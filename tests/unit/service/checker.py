@@ -43,11 +43,13 @@ def is_settled(settings: Settings) -> bool:
 
 
 def fingerprint(settings: Settings) -> dict[str, object]:
-    """Return what there is: rows, and files with their sizes."""
+    """Return what there is: rows and files with their sizes, but not when the scrubber checked what."""
     found: dict[str, object] = {}
     with contextlib.closing(sqlite3.connect(f"file:{settings.catalog_path}?mode=ro", uri=True)) as connection:
         for table in _TABLES:
-            found[table] = sorted(repr(row) for row in connection.execute(f"SELECT * FROM {table}"))
+            known = (str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})"))
+            columns = ", ".join(name for name in known if name != "archive_checked_us")
+            found[table] = sorted(repr(row) for row in connection.execute(f"SELECT {columns} FROM {table}"))
     for root in (settings.pool_path, settings.archive_path):
         for folder, _, names in os.walk(root):
             for name in names:
