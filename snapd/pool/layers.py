@@ -193,6 +193,14 @@ class Pool:
             fsops.unlink(final, durable=False)
             fsops.sync_directory(final.parent)
 
+    def remove_half_made(self, path: pathlib.Path) -> bool:
+        """Remove a file that was to become a layer, durably; False for any other."""
+        if path.suffix != _TEMPORARY or path != self.temporary_path(path.stem):
+            return False
+        with fsops.translated(path):
+            fsops.unlink(path)
+        return True
+
     def remove_staging(self, volume_uid: str) -> None:
         """Remove an uploaded image, if it is there."""
         with fsops.translated(self._staging):

@@ -82,9 +82,23 @@ class Comparison:
         core = self._core
         read = core.catalog.reader
         self._tell(rows.look(read()))
-        self._tell(files.strays(read, core.pool))
+        self._tell(finding for finding in files.strays(read, core.pool) if not self._is_remnant(finding))
         self._tell(finding for finding in files.missing(read, core.pool, self._check) if not self._mended(finding))
         self._compared = dataclasses.replace(self._compared, pool=core.now())
+
+    def _is_remnant(self, finding: findings.Finding) -> bool:
+        """Remove the half-made file of a layer that has no row any more; False for any other file.
+
+        btrfs (Linux 6.18) was seen to bring one back, under the name under which it was synced first, when the power
+        was cut after it was renamed, removed and both its folders' changes were synced. Nobody ever saw it whole.
+        """
+        try:
+            removed = self._core.pool.remove_half_made(self._core.pool.root / finding.subject)
+        except errors.StorageFailed:
+            return False
+        if removed:
+            _log.info("%s: it was half made, and is removed", finding.problem)
+        return removed
 
     def _mended(self, finding: findings.Finding) -> bool:
         """Take the permission to write from a frozen layer again, which a power cut may have given back; else False."""

@@ -45,6 +45,21 @@ def test_a_file_that_nothing_explains_is_told_and_left_alone(world: worlds.World
     stray.unlink()
 
 
+def test_a_half_made_layer_that_a_power_cut_brought_back_is_removed(world: worlds.World) -> None:
+    world.volume("v")
+    world.stop()
+    uid = "0364047b-ac1c-42e0-91e9-a3ed149f900f"
+    stray = world.settings.pool_path / "03" / f"{uid}.tmp"
+    stray.write_bytes(DATA)
+    # It isn't where a layer of its name would lie.
+    other = world.settings.pool_path / "04" / f"{uid}.tmp"
+    other.write_bytes(DATA)
+    world.start()
+    assert _found(world) == [(findings.Kind.FILE_UNEXPLAINED, f"04/{uid}.tmp", ())]
+    assert not stray.exists()
+    other.unlink()
+
+
 def test_a_lost_layer_is_told_with_what_stands_on_it(world: worlds.World) -> None:
     world.volume("v")
     world.write("v", 0, DATA)
