@@ -12,10 +12,11 @@ it back. So a graph that is asked tells layers, not paths.
 import base64
 import binascii
 import dataclasses
-import enum
 import pathlib
 import uuid
 from collections.abc import Mapping, Sequence
+
+from snapd import model
 
 _LAYER = "l-"
 _FILE = "f-"
@@ -23,13 +24,6 @@ _FILTER = "v-"
 _GROUP = "t-"
 _EXPORT = "e-"
 _SIDE = "s-"
-
-
-class Way(enum.StrEnum):
-    """How an instance comes to its disk."""
-
-    NBD = "NBD"
-    VHOST_USER_BLK = "VHOST_USER_BLK"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,14 +35,6 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """What a guest may do in a second; 0 stands for all that it can."""
-
-    iops: int = 0
-    bytes_per_second: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Disk:
     """A volume, or a snapshot, that is to be exported."""
 
@@ -57,11 +43,11 @@ class Disk:
     size_bytes: int
     chain: Sequence[Layer]
     """From the top downwards: the head first, unless it is read-only."""
-    way: Way = Way.NBD
+    way: model.AttachmentWay = model.AttachmentWay.NBD
     read_only: bool = False
     writethrough: bool = True
     """Whether a write is answered only when it can't be lost by the storage daemon's death."""
-    limits: Limits = Limits()
+    limits: model.Limits = model.UNLIMITED
     direct: bool = False
     """Whether the page cache is passed by, as far as the pool's file system can."""
 
@@ -199,7 +185,7 @@ def group(disk: Disk) -> dict[str, object]:
     return {"qom-type": "throttle-group", "id": throttle_group(disk.uid), "limits": throttling(disk.limits)}
 
 
-def throttling(limits: Limits) -> dict[str, int]:
+def throttling(limits: model.Limits) -> dict[str, int]:
     """Return limits as a throttle group has them."""
     return {"iops-total": limits.iops, "bps-total": limits.bytes_per_second}
 
@@ -226,7 +212,7 @@ def exports(disk: Disk, vhost: pathlib.Path) -> list[dict[str, object]]:
     """
     node = {"node-name": filter_node(disk.uid)}
     writes = {"writable": not disk.read_only, "writethrough": disk.writethrough}
-    if disk.way is Way.NBD:
+    if disk.way is model.AttachmentWay.NBD:
         return [{"type": "nbd", "id": export(disk.uid), "name": disk.uid, **node, **writes}]
     address = {"type": "unix", "path": str(vhost / vhost_socket(disk.uid))}
     return [

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
-from snapd import errors
+from snapd import errors, model
 from snapd.live import features, graph, launcher, nbd, qmp
 from snapd.live import process as processes
 
@@ -154,7 +154,7 @@ class StorageDaemon:
             raise self._refusal("an export", f"disk {disk.uid} stands on layer {top}, not on {disk.chain[0].uid}")
         with closing(nbd.Client(self.nbd_socket, disk.uid)) as client:
             seen = client.export
-        read_only = disk.read_only or disk.way is not graph.Way.NBD
+        read_only = disk.read_only or disk.way is not model.AttachmentWay.NBD
         if seen.size_bytes != disk.size_bytes or seen.read_only != read_only or not seen.can_flush:
             raise self._refusal("an export", f"disk {disk.uid} of {disk.size_bytes} bytes is exported as {seen}")
 
@@ -163,7 +163,7 @@ class StorageDaemon:
         limited = self._has_object(graph.throttle_group(uid))
         if limited:
             # An export ends with the last request of its guest, and those keep to the limits.
-            self.set_limits(uid, graph.Limits())
+            self.set_limits(uid, model.UNLIMITED)
         for export in (graph.export(uid), graph.side_export(uid)):
             self._end_export(export)
         nodes = self._nodes()
@@ -189,7 +189,7 @@ class StorageDaemon:
     def _has_object(self, name: str) -> bool:
         return name in {entry["name"] for entry in self._ask("qom-list", {"path": "/objects"})}
 
-    def set_limits(self, uid: str, limits: graph.Limits) -> None:
+    def set_limits(self, uid: str, limits: model.Limits) -> None:
         """Change what a guest may do in a second, at once."""
         path = f"/objects/{graph.throttle_group(uid)}"
         self._ask("qom-set", {"path": path, "property": "limits", "value": graph.throttling(limits)})

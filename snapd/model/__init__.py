@@ -12,6 +12,7 @@ behaviour beyond what follows from its own fields.
 """
 
 from snapd.model.attachments import (
+    UNLIMITED,
     Attachment,
     AttachmentState,
     AttachmentWay,
@@ -61,6 +62,7 @@ from snapd.model.work import (
 
 __all__ = [
     "LARGEST_VOLUME",
+    "UNLIMITED",
     "Archive",
     "ArchiveCapacity",
     "ArchiveFigures",

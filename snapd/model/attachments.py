@@ -43,6 +43,10 @@ class Limits:
     bytes_per_second: int = 0
 
 
+UNLIMITED = Limits()
+"""Whatever it can."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class StorageDaemon:
     """A process that serves a group of disks, or the place that it had."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from snapd import errors, model
-from snapd.catalog import attachments, db, journal, storagedaemons, volumes
+from snapd.catalog import attachments, db, storagedaemons, volumes
 from snapd.service import core as cores
 from snapd.service import deciding, lookup, names, problems, states, transfers
 from snapd.service import heads as heading
@@ -96,7 +96,7 @@ class Attachments:
                 with core.catalog.transaction() as tx:
                     self._require_attachable(tx, uid, environment_id, volume_id, etag)
                 self._heads.settle(uid)
-                self._clear_crashed(uid)
+                self._disks.clear_crashed(uid)
                 intent = self._begin_attach(request, environment_id, uid, spec, daemon)
                 self._jobs.run_now(intent)
         return self._present(uid, intent)
@@ -132,13 +132,6 @@ class Attachments:
                     return
             yield new
 
-    def _clear_crashed(self, uid: str) -> None:
-        """Remove the folder of the storage daemon that a volume had when it crashed, unless others name it too."""
-        reader = self._core.catalog.reader()
-        crashed = attachments.of_disk(reader, uid)
-        if crashed is not None:
-            self._disks.groups.clear(storagedaemons.get(reader, crashed.storage_daemon), crashed.uid)
-
     def _begin_attach(
         self,
         request: model.Request,
@@ -152,12 +145,6 @@ class Attachments:
         with core.catalog.transaction() as tx:
             lookup.require_new(tx.connection, request)
             volume = _still(tx, uid, names.volume(environment_id, uid))
-            crashed = attachments.of_disk(tx.connection, uid)
-            if crashed is not None:
-                # Another folder, so that nobody connects again without knowing what was lost.
-                attachments.remove(tx, crashed.uid)
-                storagedaemons.forget_unused(tx, crashed.storage_daemon)
-            storagedaemons.put(tx, daemon)
             attachment = model.Attachment(
                 uid=names.new_uid(),
                 volume_uid=uid,
@@ -171,11 +158,9 @@ class Attachments:
                 top=None,
                 created=now,
             )
-            attachments.put(tx, attachment)
             operation = self._accept(tx, request, "AttachVolume", environment_id, volume)
             volumes.touch(tx, uid, now)
-            payload = {attach.ATTACHMENT: attachment.uid, running.INLINE: "1"}
-            return journal.open_intent(tx, attach.KIND, uid, payload, now, operation.uid)
+            return attach.begin(tx, daemon, attachment, operation, now)
 
     def _accept(
         self, tx: db.Transaction, request: model.Request, method: str, environment_id: str, volume: model.Volume
@@ -220,11 +205,8 @@ class Attachments:
             name = names.volume(environment_id, volume_id)
             volume, attachment = self._require_detachable(tx, name, uid, etag)
             operation = self._accept(tx, request, "DetachVolume", environment_id, volume)
-            attachments.set_state(tx, attachment.uid, model.AttachmentState.DETACHING)
-            now = core.now()
-            volumes.touch(tx, uid, now)
-            payload = {attach.ATTACHMENT: attachment.uid, running.INLINE: "1"}
-            return journal.open_intent(tx, detach.KIND, uid, payload, now, operation.uid)
+            volumes.touch(tx, uid, core.now())
+            return detach.begin(tx, attachment, operation, core.now())
 
     def _require_detachable(
         self, tx: db.Transaction, name: str, uid: str, etag: str
@@ -233,10 +215,7 @@ class Attachments:
         volume = _still(tx, uid, name)
         lookup.require_etag(name, volume.revision, etag)
         states.require_volume("DetachVolume", name, volume.state)
-        attachment = attachments.of_disk(tx.connection, uid)
-        if attachment is None:
-            raise errors.WrongState(name=name, state="detached", method="DetachVolume", allowed="attached")
-        return volume, attachment
+        return volume, detach.require_attached(tx, uid, name, "DetachVolume")
 
     def set_limits(
         self, request: model.Request, environment_id: str, volume_id: str, etag: str, limits: model.Limits
@@ -268,10 +247,7 @@ class Attachments:
     def _limited(self, tx: db.Transaction, name: str, uid: str) -> model.Attachment:
         """Return the attachment whose limits are to be changed."""
         states.require_volume("SetVolumeLimits", name, _still(tx, uid, name).state)
-        attachment = attachments.of_disk(tx.connection, uid)
-        if attachment is None:
-            raise errors.WrongState(name=name, state="detached", method="SetVolumeLimits", allowed="attached")
-        return attachment
+        return detach.require_attached(tx, uid, name, "SetVolumeLimits")
 
     def _kill(self, uid: str, name: str) -> None:
         """Kill the storage daemon of a volume, if it serves no other."""

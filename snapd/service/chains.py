@@ -39,8 +39,12 @@ class Chains:
         The chain is that of one moment; who else needs its layers is asked after it, layer by layer.
         """
         reader = self._core.catalog.reader()
-        volume = lookup.volume(reader, environment_id, volume_id)
-        chain = [] if volume.head_layer is None else layers.chain(reader, volume.head_layer)
+        while True:
+            volume = lookup.volume(reader, environment_id, volume_id)
+            chain = [] if volume.head_layer is None else layers.chain(reader, volume.head_layer)
+            if lookup.volume(reader, environment_id, volume_id).head_layer == volume.head_layer:
+                # No head comes twice, so it was this one all the while: what another one lets go of is on its way out.
+                break
         above = (None, *(layer.uid for layer in chain))
         return [self._link(reader, layer, upper, volume) for layer, upper in zip(chain, above, strict=False)]
 

@@ -4,7 +4,7 @@ Who looks into a snapshot shall not be able to end an instance's disks, so it is
 """
 
 from snapd import errors, model
-from snapd.catalog import attachments, db, journal, layers, points, snapshots, storagedaemons
+from snapd.catalog import attachments, db, layers, points, snapshots
 from snapd.service import core as cores
 from snapd.service import deciding, lookup, names, states
 from snapd.service import jobs as running
@@ -49,17 +49,12 @@ class SnapshotAttachments:
             snapshot = lookup.snapshot(core.catalog.reader(), environment_id, snapshot_id)
             daemon = self._disks.groups.new(snapshot.environment_uid)
             with core.locks.holding(grouping.key(daemon)):
-                self._clear_crashed(snapshot.uid)
+                with core.catalog.transaction() as tx:
+                    self._require_attachable(tx, environment_id, snapshot.id, snapshot.uid, etag)
+                self._disks.clear_crashed(snapshot.uid)
                 intent = self._begin_attach(request, environment_id, snapshot, way, limits, etag, daemon)
                 self._jobs.run_now(intent)
         return self._present(uid, intent)
-
-    def _clear_crashed(self, uid: str) -> None:
-        """Remove the folder of the storage daemon that a snapshot had when it crashed."""
-        reader = self._core.catalog.reader()
-        found = attachments.of_disk(reader, uid)
-        if found is not None and found.state is model.AttachmentState.CRASHED:
-            self._disks.groups.clear(storagedaemons.get(reader, found.storage_daemon), found.uid)
 
     def _begin_attach(
         self,
@@ -76,11 +71,6 @@ class SnapshotAttachments:
         with core.catalog.transaction() as tx:
             lookup.require_new(tx.connection, request)
             top = self._require_attachable(tx, environment_id, snapshot.id, snapshot.uid, etag)
-            crashed = attachments.of_disk(tx.connection, snapshot.uid)
-            if crashed is not None:
-                attachments.remove(tx, crashed.uid)
-                storagedaemons.forget_unused(tx, crashed.storage_daemon)
-            storagedaemons.put(tx, daemon)
             attachment = model.Attachment(
                 uid=names.new_uid(),
                 volume_uid=None,
@@ -94,8 +84,8 @@ class SnapshotAttachments:
                 top=top,
                 created=now,
             )
-            attachments.put(tx, attachment)
-            return self._open_intent(tx, request, "AttachSnapshot", attach.KIND, snapshot, attachment)
+            operation = self._accept(tx, request, "AttachSnapshot", snapshot)
+            return attach.begin(tx, daemon, attachment, operation, now)
 
     def _require_attachable(
         self, tx: db.Transaction, environment_id: str, snapshot_id: str, uid: str, etag: str
@@ -145,31 +135,19 @@ class SnapshotAttachments:
             snapshot = _still(tx, environment_id, snapshot_id, uid)
             lookup.require_etag(name, snapshot.revision, etag)
             states.require_snapshot("DetachSnapshot", name, snapshot.state)
-            attachment = attachments.of_disk(tx.connection, uid)
-            if attachment is None:
-                raise errors.WrongState(name=name, state="detached", method="DetachSnapshot", allowed="attached")
-            attachments.set_state(tx, attachment.uid, model.AttachmentState.DETACHING)
-            return self._open_intent(tx, request, "DetachSnapshot", detach.KIND, snapshot, attachment)
+            attachment = detach.require_attached(tx, uid, name, "DetachSnapshot")
+            operation = self._accept(tx, request, "DetachSnapshot", snapshot)
+            return detach.begin(tx, attachment, operation, self._core.now())
 
-    def _open_intent(
-        self,
-        tx: db.Transaction,
-        request: model.Request,
-        method: str,
-        kind: str,
-        snapshot: model.Snapshot,
-        attachment: model.Attachment,
-    ) -> model.Intent:
+    def _accept(
+        self, tx: db.Transaction, request: model.Request, method: str, snapshot: model.Snapshot
+    ) -> model.Operation:
         core = self._core
-        now = core.now()
         environment = lookup.environment(tx.connection, snapshot.environment)
         name = names.snapshot(environment.id, snapshot.id)
-        operation = lookup.accept(
-            tx, request, core.new_operation(method, environment, name, snapshot.uid), snapshot.uid
-        )
-        snapshots.touch(tx, snapshot.uid, now)
-        payload = {attach.ATTACHMENT: attachment.uid, running.INLINE: "1"}
-        return journal.open_intent(tx, kind, snapshot.uid, payload, now, operation.uid)
+        snapshots.touch(tx, snapshot.uid, core.now())
+        operation = core.new_operation(method, environment, name, snapshot.uid)
+        return lookup.accept(tx, request, operation, snapshot.uid)
 
     def _again(self, earlier: tuple[str, model.Operation | None]) -> Answer:
         """Return what the first try of a request made, as it is now."""

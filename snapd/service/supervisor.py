@@ -84,8 +84,9 @@ class Supervisor:
                 for uid in self._wait():
                     self._look_after(uid)
             except Exception:
-                # The end of a thread is a boundary; what it was at is looked at again when something happens.
+                # The end of a thread is a boundary; what it was at is looked at again when something happens, or soon.
                 _log.exception("a storage daemon could not be looked after")
+                select.select([self._wake], [], [], FIRST_RETRY_S)
 
     def _wait(self) -> list[str]:
         """Wait until one ends or is to be asked again, or they change; return the uids of those to be looked after."""

@@ -118,10 +118,10 @@ class Disks:
             uid=lent.uid,
             size_bytes=lent.size_bytes,
             chain=[self.layer(layer.uid) for layer in below],
-            way=graph.Way(attachment.way),
+            way=attachment.way,
             read_only=attachment.read_only,
             writethrough=attachment.writethrough,
-            limits=_limits(attachment),
+            limits=attachment.limits,
         )
 
     def layer(self, uid: str) -> graph.Layer:
@@ -154,7 +154,7 @@ class Disks:
         lent = self.find(attachment_uid)
         found = self.groups.reach(lent.daemon)
         if found is not None:
-            limits = _limits(lent.attachment)
+            limits = lent.attachment.limits
             self.ask(lent, found, lambda: found.set_limits(lent.uid, limits))
 
     # --- down ---------------------------------------------------------------------------------------------------------
@@ -188,6 +188,13 @@ class Disks:
         lending.take_back(self._core, self._account(lent), below, lent.attachment.uid)
         self.groups.clear(lent.daemon, lent.attachment.uid)
 
+    def clear_crashed(self, disk_uid: str) -> None:
+        """Remove the folder of the storage daemon that a disk had when it crashed, unless others name that too."""
+        reader = self._core.catalog.reader()
+        found = attachments.of_disk(reader, disk_uid)
+        if found is not None and found.state is model.AttachmentState.CRASHED:
+            self.groups.clear(storagedaemons.get(reader, found.storage_daemon), found.uid)
+
     def mend(self, head: str) -> None:
         """Mend what the end of a storage daemon left in a head. Raises errors.ImageBusy if somebody has it open."""
         try:
@@ -215,7 +222,3 @@ class Disks:
         except errors.StorageDaemonBusy as busy:
             self.groups.note(lent.daemon.uid, busy)
             raise
-
-
-def _limits(attachment: model.Attachment) -> graph.Limits:
-    return graph.Limits(attachment.limits.iops, attachment.limits.bytes_per_second)

@@ -16,6 +16,7 @@ nor is gone, the intent stays open.
 """
 
 import dataclasses
+import datetime
 
 from snapd import errors, fsops, model
 from snapd.catalog import attachments, db, journal, layers, operations, storagedaemons
@@ -28,6 +29,25 @@ KIND = "attach"
 
 ATTACHMENT = "attachment"
 """Payload: uid of the attachment. The subject is the volume or the snapshot."""
+
+
+def begin(
+    tx: db.Transaction,
+    daemon: model.StorageDaemon,
+    attachment: model.Attachment,
+    operation: model.Operation,
+    now: datetime.datetime,
+) -> model.Intent:
+    """Store an attachment that is to be brought up, in the place of one that has crashed, and open the intent."""
+    crashed = attachments.of_disk(tx.connection, attachment.disk)
+    if crashed is not None:
+        # Another folder, so that nobody connects again without knowing what was lost.
+        attachments.remove(tx, crashed.uid)
+        storagedaemons.forget_unused(tx, crashed.storage_daemon)
+    storagedaemons.put(tx, daemon)
+    attachments.put(tx, attachment)
+    payload = {ATTACHMENT: attachment.uid, running.INLINE: "1"}
+    return journal.open_intent(tx, KIND, attachment.disk, payload, now, operation.uid)
 
 
 class Handler:

@@ -12,14 +12,34 @@ commit    attachment gone, pins released; a storage daemon's row that      point
 While the storage daemon neither answers nor is gone, the intent stays open.
 """
 
-from snapd import fsops, model
+import datetime
+
+from snapd import errors, fsops, model
 from snapd.catalog import attachments, db, journal, layers, operations, storagedaemons
 from snapd.copier import control as controls
 from snapd.service import core as cores
+from snapd.service import jobs as running
 from snapd.service.attaching import disks as disking
 from snapd.service.intents.attach import ATTACHMENT
 
 KIND = "detach"
+
+
+def require_attached(tx: db.Transaction, disk_uid: str, name: str, method: str) -> model.Attachment:
+    """Return the attachment of a disk. Raises errors.WrongState if it has none."""
+    found = attachments.of_disk(tx.connection, disk_uid)
+    if found is None:
+        raise errors.WrongState(name=name, state="detached", method=method, allowed="attached")
+    return found
+
+
+def begin(
+    tx: db.Transaction, attachment: model.Attachment, operation: model.Operation, now: datetime.datetime
+) -> model.Intent:
+    """Store that an attachment is to be taken down, and open the intent."""
+    attachments.set_state(tx, attachment.uid, model.AttachmentState.DETACHING)
+    payload = {ATTACHMENT: attachment.uid, running.INLINE: "1"}
+    return journal.open_intent(tx, KIND, attachment.disk, payload, now, operation.uid)
 
 
 class Handler:

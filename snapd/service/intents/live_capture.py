@@ -53,6 +53,9 @@ class Handler:
         except Exception as error:
             if not self.decide(intent, error):
                 raise
+            _log.warning(
+                "a capture was made in spite of an error: %s", error, extra={"volume": lent.uid}, exc_info=error
+            )
             return
         self._commit(intent, lent, plan, captured)
 

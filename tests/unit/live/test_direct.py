@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from snapd import errors
-from snapd.live import direct, graph, lending, storage
+from snapd import errors, model
+from snapd.live import direct, lending, storage
 from snapd.live import launcher as launchers
 from snapd.live import process as processes
 from tests.unit.live import world as worlds
@@ -166,7 +166,7 @@ def test_under_another_account_it_makes_sockets_for_vhost_user(world: worlds.Wor
     volume = world.volume()
     daemon = world.start()
     _lend(world, volume)
-    daemon.add(world.disk(volume, graph.Way.VHOST_USER_BLK))
+    daemon.add(world.disk(volume, model.AttachmentWay.VHOST_USER_BLK))
     status = daemon.vhost_socket(volume.uid).stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (NOBODY.uid, 0o770)
 

@@ -1,6 +1,7 @@
 import pathlib
 import uuid
 
+from snapd import model
 from snapd.live import graph
 
 HEAD = "aa000000-0000-4000-8000-000000000001"
@@ -62,7 +63,7 @@ def test_each_node_states_its_driver() -> None:
 
 
 def test_a_disk_under_vhost_user_is_beside_it_exported_for_reading_only() -> None:
-    disk = graph.Disk(VOLUME, 512, LAYERS, graph.Way.VHOST_USER_BLK)
+    disk = graph.Disk(VOLUME, 512, LAYERS, model.AttachmentWay.VHOST_USER_BLK)
     side, main = graph.exports(disk, pathlib.Path("/run/vhost"))
     assert (side["type"], side["writable"], side["name"]) == ("nbd", False, VOLUME)
     assert (main["type"], main["writable"], main["writethrough"]) == ("vhost-user-blk", True, True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from snapd import errors, model
-from snapd.live import graph, storage
 from snapd.live import process as processes
+from snapd.live import storage
 from snapd.qcow2.checking import check
 from tests.unit.live import world as worlds
 
@@ -136,7 +136,7 @@ def _require_nothing_lost(
 
 
 def _add(world: worlds.World, daemon: storage.StorageDaemon, volume: worlds.Volume) -> None:
-    daemon.add(world.disk(volume, graph.Way.VHOST_USER_BLK))
+    daemon.add(world.disk(volume, model.AttachmentWay.VHOST_USER_BLK))
 
 
 def _remove(world: worlds.World, daemon: storage.StorageDaemon, volume: worlds.Volume) -> None:

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from snapd import errors, units
+from snapd import errors, model, units
 from snapd.live import graph, qmp, storage
 from snapd.live import process as processes
 from snapd.qcow2.checking import check
@@ -182,12 +182,12 @@ def test_a_stopped_process_gives_a_typed_error_and_is_usable_once_it_goes_on(wor
 def test_limits_hold_at_once_and_can_be_lifted(world: worlds.World) -> None:
     volume = world.volume()
     daemon = world.start(volume)
-    daemon.set_limits(volume.uid, graph.Limits(iops=1))
+    daemon.set_limits(volume.uid, model.Limits(iops=1))
     slow = worlds.Guest(daemon.nbd_socket, volume.uid, timeout_s=0.5)
     with closing(slow), pytest.raises(errors.StorageDaemonBusy):
         list(itertools.starmap(slow.read, [(0, 512)] * 20))
     world.capture(daemon, volume)  # a queue of throttled requests doesn't hold it up
-    daemon.set_limits(volume.uid, graph.Limits())
+    daemon.set_limits(volume.uid, model.Limits())
     with closing(worlds.Guest(daemon.nbd_socket, volume.uid)) as guest:
         for _ in range(20):
             guest.read(0, 512)
@@ -218,7 +218,7 @@ def test_disks_come_and_go_and_share_the_layers_that_they_stand_on(world: worlds
 def test_a_disk_goes_while_requests_of_its_guest_are_under_way(world: worlds.World) -> None:
     volume = world.volume()
     daemon = world.start(volume)
-    daemon.set_limits(volume.uid, graph.Limits(iops=1))
+    daemon.set_limits(volume.uid, model.Limits(iops=1))
     with closing(worlds.Guest(daemon.nbd_socket, volume.uid)) as guest:
         guest.send_reads(10)
         daemon.remove(volume.uid, [layer.uid for layer in volume.layers])
@@ -263,7 +263,7 @@ def test_a_snapshot_is_looked_into_and_can_not_be_written(world: worlds.World) -
 def test_a_disk_under_vhost_user_has_a_socket_of_its_own_and_is_flushed_beside_it(world: worlds.World) -> None:
     volume = world.volume()
     daemon = world.start()
-    daemon.add(world.disk(volume, graph.Way.VHOST_USER_BLK))
+    daemon.add(world.disk(volume, model.AttachmentWay.VHOST_USER_BLK))
     path = daemon.vhost_socket(volume.uid)
     assert stat.S_ISSOCK(path.stat().st_mode)
     assert stat.S_IMODE(path.stat().st_mode) == 0o770

@@ -84,7 +84,9 @@ class World:
         """Return a layer as the graph takes it."""
         return graph.Layer(layer.uid, self.pool.path(layer.uid))
 
-    def disk(self, volume: Volume, way: graph.Way = graph.Way.NBD, *, read_only: bool = False) -> graph.Disk:
+    def disk(
+        self, volume: Volume, way: model.AttachmentWay = model.AttachmentWay.NBD, *, read_only: bool = False
+    ) -> graph.Disk:
         """Return a volume as it is exported."""
         chain = [self.described(layer) for layer in volume.layers]
         return graph.Disk(volume.uid, volume.layers[0].size_bytes, chain, way, read_only=read_only)

@@ -107,3 +107,22 @@ def test_one_that_crashed_while_we_were_away_keeps_its_layer_and_is_attached_els
         assert process.is_alive()
     guests.kill(looked)
     _detach(looked)
+
+
+def test_an_attach_that_is_refused_leaves_what_a_crash_left(looked: worlds.World) -> None:
+    attached = _attach(looked)
+    looked.stop()
+    guests.kill(looked)
+    looked.start()
+    found = _shown(looked)
+    assert found is not None
+    assert found.attachment.state is model.AttachmentState.CRASHED
+    folder = pathlib.Path(attached.socket).parent
+    assert folder.is_dir()
+    with pytest.raises(errors.EtagMismatch):
+        looked.service.snapshot_attachments.attach(
+            worlds.request("AttachSnapshot"), "e", "s", model.AttachmentWay.NBD, model.UNLIMITED, "another"
+        )
+    assert folder.is_dir()
+    _attach(looked)
+    assert not folder.exists()

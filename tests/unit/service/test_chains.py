@@ -1,5 +1,7 @@
 """The layers of a volume as they are told."""
 
+import threading
+
 import pytest
 
 from snapd import errors, model
@@ -46,3 +48,25 @@ def test_there_is_no_chain_of_a_volume_that_is_not_there(world: worlds.World) ->
     world.volume("v")
     with pytest.raises(errors.NotFound):
         world.service.chains.of_volume("e", "none")
+
+
+def test_a_chain_that_is_told_was_the_volumes_at_one_moment(world: worlds.World) -> None:
+    world.volume("v")
+    world.snapshot("s", "v", rapid=True)
+    done = threading.Event()
+    seen: set[model.LayerState] = set()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.update(link.layer.state for link in world.service.chains.of_volume("e", "v"))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(20):
+            world.revert("v", "s")
+    finally:
+        done.set()
+        looking.join()
+    # Not the head that a revert has just let go of.
+    assert seen == {model.LayerState.HEAD, model.LayerState.FROZEN}

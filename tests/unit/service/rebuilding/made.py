@@ -255,3 +255,13 @@ def join(
     archive = None if archived is None else copies.Archive({one.uid: one for one in archived}, 1 << 16)
     evidence = evidences.Evidence(base_, survey.sort(files, refused), archive, NOW + datetime.timedelta(hours=1))
     return Joined(*joining.join(evidence))
+
+
+# A volume whose head 2 stands on the snapshot 1, as a backup has it.
+PAIR = base(
+    volumes=[volume(1, head=2, point=1)],
+    snapshots=[snapshot(1)],
+    points=[point(1, layer=1)],
+    layers=[layer(1), layer(2, 1, model.LayerState.HEAD)],
+)
+PAIR_FILES = [file(1), head(2, 50, 1, taken=1)]
